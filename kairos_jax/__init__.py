@@ -1,0 +1,1 @@
+"""A world-action model: it imagines what happens next, and acts on it."""

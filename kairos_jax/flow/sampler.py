@@ -1,0 +1,166 @@
+"""Euler sampling of the learned velocity: videos, actions, both. One compiled scan over noise levels."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kairos_jax.flow.schedule import Schedule
+from kairos_jax.model import Memory, WorldActionModel
+from kairos_jax.model.video_tower import Context
+
+Params = dict[str, Any]
+
+
+class Trace(NamedTuple):
+  """Every step of a sampler, stacked: what it saw, what the model said, what came out (before constraints)."""
+
+  sample: Any
+  velocity: Any
+  result: Any
+
+
+def euler(
+  velocity: Callable[[Any, Any], Any],
+  sample: Any,
+  schedules: Any,
+  constrain: Callable[[Any], Any] = lambda sample: sample,
+  *,
+  trace: bool = False,
+) -> tuple[Any, Trace | None]:
+  """Integrates d sample / d sigma = velocity from the first level to the last.
+
+  Args:
+    velocity: (sample, timestep) -> velocity; all three are pytrees of the structure of `sample`.
+    schedules: one `Schedule` per leaf of `sample`, of the same number of steps.
+    constrain: applied to the sample before the first step and after every step, the last included.
+    trace: also return what happened at every step.
+  """
+  levels = jax.tree.map(
+    lambda s: tuple(jnp.asarray(x) for x in (s.timesteps, s.sigmas, s.next_sigmas)),
+    schedules,
+    is_leaf=lambda s: isinstance(s, Schedule),
+  )
+  outer = jax.tree.structure(sample)
+  levels = jax.tree.transpose(outer, jax.tree.structure((0, 0, 0)), levels)
+
+  def step(sample, level):
+    timestep, sigma, next_sigma = level
+    v = velocity(sample, timestep)
+    result = jax.tree.map(lambda x, v, a, b: x + v * (b - a), sample, v, sigma, next_sigma)
+    return constrain(result), Trace(sample, v, result) if trace else None
+
+  return jax.lax.scan(step, constrain(sample), levels)
+
+
+def guided(
+  velocity: Callable[[Array, Array, Context, Memory | None], Array],
+  branches: tuple[tuple[Context, Memory | None], ...],
+  guidance: float,
+) -> Callable[[Array, Array], Array]:
+  """Classifier-free guidance: negative + guidance (positive - negative); one branch alone is taken as it is."""
+
+  def combined(latents, timestep):
+    positive, *negative = (velocity(latents, timestep, context, memory) for context, memory in branches)
+    return negative[0] + guidance * (positive - negative[0]) if negative else positive
+
+  return combined
+
+
+def hold(observed: Float[Array, "B h H W C"] | None) -> Callable[[Array], Array]:
+  """Puts the observed frames back in front."""
+  if observed is None:
+    return lambda latents: latents
+  return lambda latents: latents.at[:, : observed.shape[1]].set(observed)
+
+
+def sample_video(
+  model: WorldActionModel,
+  params: Params,
+  noise: Float[Array, "B F H W C"],
+  schedule: Schedule,
+  context: Context,
+  *,
+  observed: Float[Array, "B h H W C"] | None = None,
+  memory: Memory | None = None,
+  guidance: float = 1.0,
+  negative: Context | None = None,
+  negative_memory: Memory | None = None,
+  trace: bool = False,
+) -> tuple[Float[Array, "B F H W C"], Trace | None]:
+  """Text to video; with `observed` (the first frames among F) or `memory` (frames before F) the video's continuation.
+
+  Args:
+    guidance: 1 leaves the negative context unread.
+    negative_memory: the same history as `memory`, read under the negative context.
+  """
+  branches = ((context, memory),) + (((negative, negative_memory),) if guidance != 1.0 else ())
+  velocity = guided(_video_velocity(model, params, observed), branches, guidance)
+  return euler(velocity, noise, schedule, hold(observed), trace=trace)
+
+
+def sample_joint(
+  model: WorldActionModel,
+  params: Params,
+  noise: Float[Array, "B F H W C"],
+  action_noise: Float[Array, "B A action_dim"],
+  schedule: Schedule,
+  action_schedule: Schedule,
+  context: Context,
+  *,
+  action_context: Context | None = None,
+  observed: Float[Array, "B h H W C"],
+  guidance: float = 1.0,
+  negative: Context | None = None,
+  trace: bool = False,
+) -> tuple[tuple[Float[Array, "B F H W C"], Float[Array, "B A action_dim"]], Trace | None]:
+  """Video and actions denoised together; guidance on video alone."""
+  history = observed.shape[1]
+
+  def velocity(sample, timestep):
+    latents, actions = sample
+    t, t_action = (jnp.broadcast_to(t, latents.shape[:1]) for t in timestep)
+    video, action = model.apply(
+      {"params": params}, latents, t, actions, t_action, context, action_context, history=history, method="denoise_joint"
+    )
+    if guidance != 1.0:
+      without = _video_velocity(model, params, observed)(latents, timestep[0], negative, None)
+      video = without + guidance * (video - without)
+    return video, action
+
+  keep = hold(observed)
+  constrain = lambda sample: (keep(sample[0]), sample[1])  # noqa: E731
+  return euler(velocity, (noise, action_noise), (schedule, action_schedule), constrain, trace=trace)
+
+
+def sample_actions(
+  model: WorldActionModel,
+  params: Params,
+  memory: Memory,
+  noise: Float[Array, "B A action_dim"],
+  schedule: Schedule,
+  context: Context,
+  *,
+  trace: bool = False,
+) -> tuple[Float[Array, "B A action_dim"], Trace | None]:
+  """Actions alone, from the memory: no video is denoised."""
+
+  def velocity(actions, timestep):
+    t = jnp.broadcast_to(timestep, actions.shape[:1])
+    return model.apply({"params": params}, memory, actions, t, context, method="denoise_actions")
+
+  return euler(velocity, noise, schedule, trace=trace)
+
+
+def _video_velocity(model: WorldActionModel, params: Params, observed: Array | None):
+  history = 0 if observed is None else observed.shape[1]
+
+  def velocity(latents, timestep, context, memory):
+    t = jnp.broadcast_to(timestep, latents.shape[:1])
+    return model.apply(
+      {"params": params}, latents, t, context, history=history, memory=memory, method="denoise_video"
+    )
+
+  return velocity

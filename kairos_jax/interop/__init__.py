@@ -1,0 +1,1 @@
+"""Weights in and out: the names of the reference, and the golden cases that prove the numbers."""

@@ -1,0 +1,112 @@
+"""Golden cases: inputs and outputs of the reference, one pair `<case>.json` and `<case>.safetensors` each."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from kairos_jax.errors import KairosError
+from kairos_jax.interop import reference_names
+from kairos_jax.model import ActionConfig, MixtureConfig, VideoConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class GoldenCase:
+  """One case: what was run (`meta`) and what went in and came out (`tensors`)."""
+
+  path: Path
+  meta: dict[str, Any]
+  tensors: dict[str, np.ndarray]
+
+  @property
+  def name(self) -> str:
+    return self.meta["case"]
+
+  def part(self, prefix: str) -> dict[str, np.ndarray]:
+    """The tensors below `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+  def sibling(self, name: str) -> "GoldenCase":
+    """Another case of the same folder, such as the weights that several share."""
+    return read_case(self.path.with_name(f"{name}.json"))
+
+  def weights(self, overrides: dict[str, Any] | None = None) -> tuple[MixtureConfig, dict[str, Any]]:
+    """The model that the case ran, with the changes it names, and its parameters."""
+    weights = self.sibling(self.meta["weights"].split()[0])
+    config = mixture_config(weights.meta, overrides or {})
+    return config, reference_names.from_reference(weights.tensors, config)
+
+
+def read_case(path: Path) -> GoldenCase:
+  """Reads one pair.
+
+  Raises:
+    KairosError: either file is missing or is not what it should be.
+  """
+  try:
+    meta = json.loads(path.read_text())
+    tensors = safetensors.numpy.load_file(path.with_suffix(".safetensors"))
+  except FileNotFoundError as error:
+    raise KairosError(f"golden case {path.stem}: {error.filename or path} is missing") from error
+  except (json.JSONDecodeError, safetensors.SafetensorError) as error:
+    raise KairosError(f"golden case {path.stem}: not readable: {error}") from error
+  if "case" not in meta:
+    raise KairosError(f"{path} is no golden case: it has no 'case'")
+  return GoldenCase(path, meta, tensors)
+
+
+def find_cases(paths: list[str]) -> Iterator[Path]:
+  """The cases that the paths name: files (.json, .safetensors, or without either) or folders of them.
+
+  Raises:
+    KairosError: a path is neither, or a folder holds no case.
+  """
+  for path in map(Path, paths):
+    if path.is_dir():
+      found = sorted(p for p in path.glob("*.json") if p.with_suffix(".safetensors").exists())
+      if not found:
+        raise KairosError(f"{path} holds no golden case (a .json beside a .safetensors)")
+      yield from found
+    else:
+      candidate = path.with_suffix(".json") if path.suffix in (".json", ".safetensors") else Path(f"{path}.json")
+      if not candidate.exists():
+        raise KairosError(f"golden case {path} does not exist")
+      yield candidate
+
+
+def mixture_config(meta: dict[str, Any], overrides: dict[str, Any]) -> MixtureConfig:
+  """The reference's constructor arguments as our config."""
+  video = {**meta["video_dit"], **overrides}
+  sizes = dict(freq_dim=video["freq_dim"], text_dim=video["text_dim"], eps=video["eps"])
+  action = meta.get("action_dit")
+  return MixtureConfig(
+    video=VideoConfig(
+      dim=video["dim"],
+      ffn_dim=video["ffn_dim"],
+      heads=video["num_heads"],
+      layers=tuple(video["layers_settings"]),
+      window=video.get("window_size", 3),
+      dilation=max(video["dilated_lengths"]),
+      rule={"flex": "frame", "flash": "token"}[video.get("attn_method", "flash")],
+      history_sees_future=not video.get("restrict_history_query_to_history", True),
+      all_see_history=video.get("all_atten_history", False),
+      channels=video["in_dim"],
+      patch=tuple(video["patch_size"]),
+      **sizes,
+    ),
+    action=action
+    and ActionConfig(
+      dim=action["dim"],
+      attention_dim=action.get("attn_hidden_dim") or action["dim"],
+      ffn_dim=action["ffn_dim"],
+      heads=action["num_heads"],
+      action_dim=action["action_head_cfg"]["action_dim"],
+      state_dim=action["action_head_cfg"]["action_state_dim"],
+      **sizes,
+    ),
+  )

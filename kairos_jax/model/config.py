@@ -1,0 +1,134 @@
+"""Shapes of the towers. Defaults are the released 4B World-Action Model."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from kairos_jax.errors import KairosError
+from pallas_kernels.window_attention import Rule
+
+LAYER_KINDS = ("SWA", "DSWA", "FA", "GATED")
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoConfig:
+  """The video tower.
+
+  Attributes:
+    layers: kind of each layer: SWA (sliding window), DSWA (dilated window), FA (full), GATED (gated delta net).
+    window, dilation: in frames, see `Rule`.
+    rule: "frame" (history-aware, streams) or "token" (the V1 and video-only models).
+    key_dim, value_dim: per head of the gated delta net; the released models use 256 and 512 whatever the width.
+    remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or "full" (whole layer groups).
+    dtype: of the computation; parameters stay in float32.
+  """
+
+  dim: int = 2560
+  ffn_dim: int = 10240
+  heads: int = 20
+  layers: tuple[str, ...] = ("SWA", "SWA", "DSWA", "GATED") * 8
+  window: int = 3
+  dilation: int = 4
+  rule: Literal["frame", "token"] = "frame"
+  history_sees_future: bool = False
+  all_see_history: bool = False
+  channels: int = 16
+  patch: tuple[int, int, int] = (1, 2, 2)
+  key_dim: int = 256
+  value_dim: int = 512
+  freq_dim: int = 256
+  text_dim: int = 2048
+  eps: float = 1e-6
+  remat: Literal["none", "dots", "full"] = "none"
+  dtype: Any = jnp.float32
+
+  def __post_init__(self):
+    unknown = sorted(set(self.layers) - set(LAYER_KINDS))
+    if unknown or not self.layers:
+      raise KairosError(f"video layers: {unknown or self.layers}; allowed: a non-empty list of {', '.join(LAYER_KINDS)}")
+    if self.dim % (2 * self.heads):
+      raise KairosError(f"video dim is {self.dim}; it must be a multiple of 2 x heads = {2 * self.heads}")
+
+  @property
+  def group(self) -> tuple[str, ...]:
+    """The shortest run of layers that, repeated, gives all of them: the unit that is scanned."""
+    count = len(self.layers)
+    size = next(n for n in range(1, count + 1) if count % n == 0 and self.layers[:n] * (count // n) == self.layers)
+    return self.layers[:size]
+
+  @property
+  def groups(self) -> int:
+    return len(self.layers) // len(self.group)
+
+  @property
+  def attention_layers(self) -> tuple[int, ...]:
+    """Places in the group whose keys and values the actions read."""
+    return tuple(i for i, kind in enumerate(self.group) if kind != "GATED")
+
+  def attention_rule(self, kind: str) -> Rule:
+    """What a layer of this kind may see."""
+    radius, dilation = {"SWA": (self.window, 1), "DSWA": (self.window, self.dilation), "FA": (None, 1)}[kind]
+    return Rule(radius, dilation, self.rule, self.history_sees_future, self.all_see_history)
+
+  def frames_in_view(self, kind: str) -> int | None:
+    """How many past frames a later frame can still see in a layer of this kind; None: all of them."""
+    rule = self.attention_rule(kind)
+    return None if rule.radius is None or rule.all_see_history else (rule.radius - 1) * rule.dilation
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionConfig:
+  """The action tower: as many layers as the video tower, each attending to the video layer beside it.
+
+  Attributes:
+    attention_dim: width of its attention; equals the video tower's `dim`.
+    action_dim, state_dim: of the robot.
+    video_frames: how many of the latest history frames actions read; None: all of them.
+  """
+
+  dim: int = 1024
+  attention_dim: int = 2560
+  ffn_dim: int = 4096
+  heads: int = 20
+  action_dim: int = 14
+  state_dim: int = 14
+  video_frames: int | None = None
+  freq_dim: int = 256
+  text_dim: int = 2048
+  eps: float = 1e-6
+  remat: Literal["none", "dots", "full"] = "none"
+  dtype: Any = jnp.float32
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureConfig:
+  """Video tower and, from Stage III on, the action tower."""
+
+  video: VideoConfig = VideoConfig()
+  action: ActionConfig | None = ActionConfig()
+
+  def __post_init__(self):
+    video, action = self.video, self.action
+    if action is None:
+      return
+    if (action.attention_dim, action.heads, action.text_dim) != (video.dim, video.heads, video.text_dim):
+      raise KairosError(
+        f"action tower (attention_dim, heads, text_dim) is {(action.attention_dim, action.heads, action.text_dim)}; "
+        f"it must equal the video tower's {(video.dim, video.heads, video.text_dim)}"
+      )
+
+
+def named_config(name: str) -> MixtureConfig:
+  """The released shapes by name: `kairos_4b_wam` (video and action) and `kairos_4b_video`.
+
+  Raises:
+    KairosError: no such name.
+  """
+  configs = {
+    "kairos_4b_wam": MixtureConfig(),
+    "kairos_4b_video": MixtureConfig(video=VideoConfig(rule="token"), action=None),
+  }
+  if name not in configs:
+    raise KairosError(f"model {name!r} does not exist; there are {', '.join(configs)}")
+  return configs[name]

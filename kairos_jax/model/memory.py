@@ -1,0 +1,107 @@
+"""What the video tower remembers of the frames it has seen: one pytree, explicit, of a size that the rules fix.
+
+Source: none in the reference, which recomputes its history at every denoising step and for every guidance branch.
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from kairos_jax.errors import KairosError
+from kairos_jax.model.config import MixtureConfig
+from kairos_jax.model.gated_delta_net import DeltaState
+
+
+@flax.struct.dataclass
+class FrameCache:
+  """Keys and values of the latest frames, newest last; a leading axis G counts layer groups.
+
+  A cache of fixed capacity that is not yet full holds zeros in front, which `first_frame` leaves out.
+  """
+
+  k: Float[Array, "G B F L H D"]
+  v: Float[Array, "G B F L H D"]
+
+  @property
+  def frames(self) -> int:
+    return self.k.shape[-4]
+
+  def append(self, new: "FrameCache", capacity: int | None) -> "FrameCache":
+    """Keeps the latest `capacity` frames; None keeps all, and the cache grows."""
+
+    def join(old, new):
+      joined = jnp.concatenate([old, new], axis=-4)
+      return joined if capacity is None else joined[..., joined.shape[-4] - capacity :, :, :, :]
+
+    return jax.tree.map(join, self, new)
+
+  @classmethod
+  def empty(cls, like: "FrameCache", capacity: int | None) -> "FrameCache":
+    """A cache before the first frame."""
+
+    def zeros(x):
+      return jnp.zeros((*x.shape[:-4], capacity or 0, *x.shape[-3:]), x.dtype)
+
+    return jax.tree.map(zeros, like)
+
+
+@flax.struct.dataclass
+class Memory:
+  """The history of a batch of streams.
+
+  Attributes:
+    position: frames seen so far, the same for the whole batch.
+    window: per attention layer of a group, the frames that a later frame can still see.
+    delta: per GATED layer of a group, the delta net's state.
+    action: per attention layer of a group, the frames that actions read.
+  """
+
+  position: Int[Array, ""]
+  window: dict[str, FrameCache]
+  delta: dict[str, DeltaState]
+  action: dict[str, FrameCache]
+
+
+def extend(config: MixtureConfig, memory: Memory | None, written: dict[str, Any], frames: int) -> Memory:
+  """The memory after `frames` more frames, whose keys, values and states the tower has just `written`.
+
+  Constant in size when no layer is FA, `all_see_history` is off and `config.action.video_frames` is set (or there
+  is no action tower); else it grows by the new frames.
+
+  Raises:
+    KairosError: the rule is the token-level one, which cannot stream.
+  """
+  video = config.video
+  if video.rule == "token":
+    raise KairosError("model.video.rule is 'token', which cannot stream: its windows look ahead; use 'frame'")
+  kinds = {layer_name(i): kind for i, kind in enumerate(video.group)}
+  caches = {name: FrameCache(**written[name]) for name, kind in kinds.items() if kind != "GATED"}
+
+  def grow(old, capacity):
+    return {
+      name: (old[name] if memory else FrameCache.empty(cache, capacity(kinds[name]))).append(
+        cache, capacity(kinds[name])
+      )
+      for name, cache in caches.items()
+    }
+
+  action_frames = config.action.video_frames if config.action else 0
+  return Memory(
+    position=(memory.position if memory else jnp.int32(0)) + frames,
+    window=grow(memory and memory.window, video.frames_in_view),
+    delta={name: written[name] for name, kind in kinds.items() if kind == "GATED"},
+    action=grow(memory and memory.action, lambda _: action_frames),
+  )
+
+
+def first_frame(cache: FrameCache, position: Int[Array, ""]) -> Int[Array, ""]:
+  """Index of the first frame of a cache that holds anything."""
+  return jnp.maximum(cache.frames - position, 0)
+
+
+def layer_name(index: int) -> str:
+  """Name of a group's layer in parameters and memories."""
+  return f"layer_{index}"

@@ -1,0 +1,133 @@
+"""The world-action model: video tower and action tower as a Mixture-of-Transformers.
+
+Nothing on the video side ever reads an action, so the mixture needs no interleaving of the towers: the video pass leaves
+the keys and values of its history, and the action pass reads them. Joint denoising, training and the action-only policy
+are then the same two calls, and their actions are equal by construction.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from kairos_jax.model import memory as memory_lib
+from kairos_jax.model.action_tower import ActionTower
+from kairos_jax.model.config import MixtureConfig
+from kairos_jax.model.memory import Memory
+from kairos_jax.model.video_tower import Context, VideoTower, history_frames
+
+
+class WorldActionModel(nn.Module):
+  """Call its methods with `model.apply({"params": params}, ..., method="denoise_video")`."""
+
+  config: MixtureConfig
+
+  def setup(self):
+    video = self.config.video
+    self.video = VideoTower(video)
+    if self.config.action is not None:
+      self.action = ActionTower(self.config.action, video.groups, len(video.group))
+
+  def denoise_video(
+    self,
+    latents: Float[Array, "B F H W C"],
+    timestep: Float[Array, "B"],
+    context: Context,
+    *,
+    history: int | Int[Array, "B"] = 0,
+    length: Int[Array, "B"] | None = None,
+    memory: Memory | None = None,
+  ) -> Float[Array, "B F H W C"]:
+    """Velocity of latent frames; see `VideoTower`."""
+    velocity, _ = self.video(latents, timestep, context, history=history, length=length, memory=memory)
+    return velocity
+
+  def extend(self, memory: Memory | None, latents: Float[Array, "B F H W C"], context: Context) -> Memory:
+    """Makes clean latent frames history. `memory=None` begins a stream (prefill).
+
+    Equal to one pass over all frames under a block-causal mask with the same chunks: windows look both ways inside
+    a chunk and only back across chunks.
+
+    Raises:
+      KairosError: the token-level rule, which cannot stream.
+    """
+    frames = latents.shape[1]
+    now = jnp.zeros(latents.shape[0])
+    _, written = self.video(latents, now, context, history=frames, memory=memory, remember=True)
+    return memory_lib.extend(self.config, memory, written, frames)
+
+  def denoise_actions(
+    self,
+    memory: Memory,
+    actions: Float[Array, "B A action_dim"],
+    timestep: Float[Array, "B"],
+    context: Context,
+  ) -> Float[Array, "B A action_dim"]:
+    """Velocity of an action chunk, from the memory alone: the policy's path."""
+    cache = next(iter(memory.action.values()), None)
+    frames = 0 if cache is None else cache.frames
+    seen = jnp.arange(frames)[None] >= jnp.maximum(frames - memory.position, 0)
+    return self.action(actions, timestep, context, memory.action, seen)
+
+  def denoise_joint(
+    self,
+    latents: Float[Array, "B F H W C"],
+    timestep: Float[Array, "B"],
+    actions: Float[Array, "B*R A action_dim"],
+    action_timestep: Float[Array, "B*R"],
+    context: Context,
+    action_context: Context | None = None,
+    *,
+    history: int | Int[Array, "B"],
+    length: Int[Array, "B"] | None = None,
+  ) -> tuple[Float[Array, "B F H W C"], Float[Array, "B*R A action_dim"]]:
+    """Velocities of video and actions together.
+
+    Args:
+      actions: R noise draws for each clip (clip-major), which share the clip's one video pass.
+      action_context: what the action tower reads, one per clip; None: the video tower's.
+      history: frames that are observed and that actions read.
+    """
+    velocity, written = self.video(latents, timestep, context, history=history, length=length, remember=True)
+    most = history if isinstance(history, int) else latents.shape[1]
+    video = history_frames(written, self.config.video, most)
+    seen = jnp.arange(most) < jnp.reshape(jnp.asarray(history), (-1, 1))
+    draws = actions.shape[0] // latents.shape[0]
+    action_context = action_context or context
+    if draws > 1:
+      video = _repeat(video, draws, axis=1)
+      seen, action_context = _repeat((seen, action_context), draws, axis=0)
+    return velocity, self.action(actions, action_timestep, action_context, video, seen)
+
+  def with_state(
+    self,
+    context: Context,
+    state: Float[Array, "B S"] | Float[Array, "B n S"],
+    state_mask: Bool[Array, "B S"] | Bool[Array, "B n S"] | None = None,
+  ) -> Context:
+    """Appends the robot's state to the context; see `ActionTower.with_state`."""
+    return self.action.with_state(context, state, state_mask)
+
+  def _touch(self, latents: Array, context: Context) -> None:
+    """Runs every part once, so that `init` creates all parameters."""
+    now = jnp.zeros(latents.shape[0])
+    if self.config.action is None:
+      self.denoise_video(latents, now, context)
+      return
+    action = self.config.action
+    context = self.with_state(context, jnp.zeros((latents.shape[0], action.state_dim)))
+    self.denoise_joint(latents, now, jnp.zeros((latents.shape[0], 1, action.action_dim)), now, context, history=1)
+
+
+def _repeat(tree: Any, times: int, axis: int) -> Any:
+  return jax.tree.map(lambda x: jnp.repeat(x, times, axis) if x.shape[axis] > 1 else x, tree)
+
+
+def init_params(config: MixtureConfig, key: Array) -> dict[str, Any]:
+  """Fresh parameters {"video": ..., "action": ...}. Every shape is independent of the clip's size."""
+  video = config.video
+  latents = jnp.zeros((1, 2, video.patch[1], video.patch[2], video.channels))
+  context = Context(jnp.zeros((1, 1, video.text_dim)))
+  return WorldActionModel(config).init(key, latents, context, method="_touch")["params"]

@@ -1,0 +1,185 @@
+"""Video tower (VideoDiT): predicts the velocity of noisy latent frames, reading the frames before them."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Int
+
+from kairos_jax.errors import KairosError
+from kairos_jax.model import memory as memory_lib
+from kairos_jax.model import rotation
+from kairos_jax.model.config import VideoConfig
+from kairos_jax.model.layers import Block, Mlp, TimeEmbedding, modulate, scan_groups
+from kairos_jax.model.memory import Memory, layer_name
+from pallas_kernels.window_attention import Span, window_attention
+
+
+@flax.struct.dataclass
+class Context:
+  """What both towers read by cross-attention: embedded text and image, robot state.
+
+  Attributes:
+    tokens: before the towers' own text embedding.
+    mask: True where there is a token; None: everywhere.
+  """
+
+  tokens: Float[Array, "B N text_dim"]
+  mask: Bool[Array, "B N"] | None = None
+
+
+@flax.struct.dataclass
+class _Shared:
+  """What every layer group gets whole."""
+
+  t_mod: Float[Array, "B F 6 D"]
+  context: Float[Array, "B N D"]
+  context_mask: Bool[Array, "B N"] | None
+  rope: tuple[Array, Array]
+  history: Int[Array, "#B"]
+  stop: Int[Array, "#B"] | None
+  position: Int[Array, ""] | None
+  history_bound: int = flax.struct.field(pytree_node=False)
+
+
+class _VideoGroup(nn.Module):
+  config: VideoConfig
+  remember: bool
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "B F L D"], past: dict[str, Any], shared: _Shared):
+    config, written = self.config, {}
+    for i, kind in enumerate(config.group):
+      name = layer_name(i)
+      block = Block(
+        kind,
+        config.dim,
+        config.dim,
+        config.heads,
+        config.ffn_dim,
+        config.eps,
+        config.dtype,
+        config.key_dim,
+        config.value_dim,
+        name=name,
+      )
+      x, kept = block(
+        x,
+        shared.t_mod,
+        shared.context,
+        shared.context_mask,
+        rope=shared.rope,
+        attend=lambda q, k, v, kind=kind, name=name: self._attend(q, k, v, kind, past.get(name), shared),
+        state=past.get(name) if kind == "GATED" else None,
+      )
+      if self.remember:
+        written[name] = kept
+    return x, written
+
+  def _attend(self, q, k, v, kind, cache, shared: _Shared):
+    earlier, start = 0, None
+    if cache is not None:
+      earlier, start = cache.frames, memory_lib.first_frame(cache, shared.position)
+      k, v = jnp.concatenate([cache.k, k], axis=1), jnp.concatenate([cache.v, v], axis=1)
+    span = Span(
+      history=earlier + shared.history,
+      start=None if start is None else start[None],
+      stop=None if shared.stop is None else earlier + shared.stop,
+      history_bound=earlier + shared.history_bound,
+    )
+    return window_attention(q, k, v, self.config.attention_rule(kind), span)
+
+
+class VideoTower(nn.Module):
+  """Hybrid attention in linear cost; see `VideoConfig`."""
+
+  config: VideoConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    latents: Float[Array, "B F H W C"],
+    timestep: Float[Array, "B"],
+    context: Context,
+    *,
+    history: int | Int[Array, "B"] = 0,
+    length: Int[Array, "B"] | None = None,
+    memory: Memory | None = None,
+    remember: bool = False,
+  ) -> tuple[Float[Array, "B F H W C"], dict[str, Any]]:
+    """One pass over F latent frames.
+
+    Args:
+      latents: the first `history` frames clean, the rest at noise level `timestep` (0 .. 1000).
+      history: observed frames among these, one number or one per clip; their timestep is 0.
+      length: frames that are not padding; None: all.
+      memory: of the frames before these.
+      remember: also return what a memory keeps of these frames, for `memory.extend`.
+
+    Returns:
+      Velocity (noise minus data) of every frame, and what was written by layer ({} without `remember`).
+
+    Raises:
+      KairosError: height or width is not a multiple of the patch; a memory under the token-level rule.
+    """
+    config = self.config
+    batch, frames, height, width, channels = latents.shape
+    if height % config.patch[1] or width % config.patch[2] or channels != config.channels:
+      raise KairosError(
+        f"latents are {height}x{width}x{channels}; height and width must be multiples of {config.patch[1:]} "
+        f"and channels {config.channels}"
+      )
+    if memory is not None and config.rule == "token":
+      raise KairosError("model.video.rule is 'token', which cannot stream: its windows look ahead; use 'frame'")
+    rows, columns = height // config.patch[1], width // config.patch[2]
+
+    observed = jnp.arange(frames) < jnp.reshape(jnp.asarray(history), (-1, 1))
+    timesteps = jnp.where(observed, 0.0, timestep.astype(jnp.float32)[:, None])
+    t, t_mod = TimeEmbedding(config.dim, config.freq_dim, name="time")(timesteps)
+    t, t_mod = t.astype(config.dtype), t_mod.astype(config.dtype)
+    embedded = Mlp(config.dim, config.dim, config.dtype, name="text_embedding")(context.tokens)
+
+    patch = dict(zip(("x", "y", "z"), config.patch, strict=True))
+    x = rearrange(latents, "b (f x) (h y) (w z) c -> b f (h w) (x y z c)", **patch)
+    x = nn.Dense(config.dim, dtype=config.dtype, name="patch_embedding")(x)
+    position = None if memory is None else memory.position
+    rope = rotation.video_rope(
+      jnp.int32(0) if position is None else position, frames, rows, columns, config.dim // config.heads
+    )
+    for name, value in dict(patch_tokens=x, t=t, t_mod=t_mod, context_emb=embedded, rope=rope).items():
+      self.sow("intermediates", name, value)
+
+    shared = _Shared(
+      t_mod=t_mod,
+      context=embedded,
+      context_mask=context.mask,
+      rope=rope,
+      history=jnp.atleast_1d(jnp.asarray(history)),
+      stop=length,
+      position=position,
+      history_bound=history if isinstance(history, int) else frames,
+    )
+    past = {} if memory is None else {**memory.window, **memory.delta}
+    groups = scan_groups(_VideoGroup, config.groups, config.remat)(config, remember, name="groups")
+    x, written = groups(x, past, shared)
+
+    init = nn.initializers.normal(config.dim**-0.5)
+    modulation = self.param("head_modulation", init, (2, config.dim)).astype(config.dtype) + t[..., None, :]
+    shift, scale = modulation[..., 0, :][..., None, :], modulation[..., 1, :][..., None, :]
+    norm = nn.LayerNorm(config.eps, config.dtype, use_bias=False, use_scale=False, use_fast_variance=False)
+    size = channels * patch["x"] * patch["y"] * patch["z"]
+    head = nn.Dense(size, dtype=config.dtype, kernel_init=nn.initializers.zeros, name="head")
+    out = head(modulate(norm(x), scale, shift))
+    velocity = rearrange(out, "b f (h w) (x y z c) -> b (f x) (h y) (w z) c", h=rows, w=columns, **patch)
+    return velocity.astype(jnp.float32), written
+
+
+def history_frames(written: dict[str, Any], config: VideoConfig, frames: int) -> dict[str, memory_lib.FrameCache]:
+  """The first `frames` frames of what attention layers wrote: what actions may read."""
+  caches = {layer_name(i): memory_lib.FrameCache(**written[layer_name(i)]) for i in config.attention_layers}
+  return jax.tree.map(lambda x: x[:, :, :frames], caches)
+
+

@@ -1,0 +1,42 @@
+"""The one entry to the gated delta rule: checks shapes, picks an implementation."""
+
+from jaxtyping import Array, Float
+
+from pallas_kernels.gated_delta import reference, xla
+
+IMPLEMENTATIONS = {"reference": reference.gated_delta, "xla": xla.gated_delta}
+
+
+def gated_delta(
+  q: Float[Array, "B T H K"],
+  k: Float[Array, "B T H K"],
+  v: Float[Array, "B T H V"],
+  log_decay: Float[Array, "B T H"],
+  beta: Float[Array, "B T H"],
+  state: Float[Array, "B H K V"] | None = None,
+  *,
+  implementation: str = "xla",
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+  """Reads and corrects an associative memory, one token after the other.
+
+  Args:
+    q, k: queries and keys, L2-normalised by the caller; q also scaled by K^-0.5.
+    v: values.
+    log_decay: at most 0; 0 keeps everything.
+    beta: share of the error that is corrected, in [0, 1]; 0 writes nothing.
+    state: memory before the first token; zeros if None.
+    implementation: "xla" (chunked, linear cost) or "reference" (token by token).
+
+  Returns:
+    The reads in the dtype of `v`, and the memory after the last token in float32.
+
+  Raises:
+    ValueError: shapes do not agree, or the implementation is unknown.
+  """
+  if q.shape != k.shape or v.shape[:3] != k.shape[:3] or log_decay.shape != k.shape[:3] or beta.shape != k.shape[:3]:
+    shapes = ", ".join(str(x.shape) for x in (q, k, v, log_decay, beta))
+    raise ValueError(f"gated_delta: q, k, v, log_decay, beta must agree in [B T H]; got {shapes}")
+  if implementation not in IMPLEMENTATIONS:
+    raise ValueError(f"gated_delta: implementation is {implementation!r}; allowed: {', '.join(IMPLEMENTATIONS)}")
+  reads, state = IMPLEMENTATIONS[implementation](q, k, v, log_decay, beta, state)
+  return reads.astype(v.dtype), state

@@ -1,0 +1,64 @@
+"""Gated delta rule in chunks: matrix products inside a chunk, one state carried between chunks. Linear in tokens."""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Float
+
+
+def gated_delta(
+  q: Float[Array, "B T H K"],
+  k: Float[Array, "B T H K"],
+  v: Float[Array, "B T H V"],
+  log_decay: Float[Array, "B T H"],
+  beta: Float[Array, "B T H"],
+  state: Float[Array, "B H K V"] | None = None,
+  *,
+  chunk: int = 64,
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+  """Same contract as `api.gated_delta`.
+
+  With G the decay accumulated inside a chunk, the corrections u of its tokens solve a unit lower triangular system
+
+      (I + tril(beta_i G_i/G_j k_i.k_j, -1)) u = beta (v - G k S)
+
+  so u = u0 - w S with (u0, w) known for all chunks at once; only S is carried from chunk to chunk.
+
+  Source: Gated DeltaNet (arXiv 2412.06464), section 3.3, the WY form.
+  """
+  batch, tokens, heads, key_dim = k.shape
+  size = min(chunk, tokens)
+  padding = -tokens % size
+  if state is None:
+    state = jnp.zeros((batch, heads, key_dim, v.shape[-1]), jnp.float32)
+
+  def split(x):  # padding has log_decay = beta = 0: it neither forgets nor writes
+    x = jnp.pad(x.astype(jnp.float32), [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
+    return rearrange(x, "b (n c) h ... -> n b h c ...", c=size)
+
+  q, k, v, log_decay, beta = (split(x) for x in (q, k, v, log_decay, beta))
+  log_decay = jnp.cumsum(log_decay, axis=-1)
+  # Masked before exp: above the diagonal the exponent is positive and may overflow, and inf * 0 poisons gradients.
+  causal = jnp.tril(jnp.ones((size, size), bool))
+  between = log_decay[..., :, None] - log_decay[..., None, :]
+  between = jnp.exp(jnp.where(causal, between, -jnp.inf))  # decay from token j to token i
+  decay = jnp.exp(log_decay)[..., None]
+
+  system = jnp.tril(jnp.einsum("nbhik,nbhjk->nbhij", beta[..., None] * k, k) * between, -1)
+  targets = beta[..., None] * jnp.concatenate([v, decay * k], axis=-1)
+  # Solving against the right-hand side: more accurate than forming the inverse and multiplying.
+  solved = jax.scipy.linalg.solve_triangular(system, targets, lower=True, unit_diagonal=True)
+  u0, w = jnp.split(solved, [v.shape[-1]], axis=-1)
+  scores = jnp.einsum("nbhik,nbhjk->nbhij", q, k) * between
+  to_end = jnp.exp(log_decay[..., -1:] - log_decay)[..., None]
+
+  def step(memory, inputs):
+    scores, u0, w, decayed_q, k_to_end, decay_all = inputs
+    u = u0 - w @ memory
+    reads = decayed_q @ memory + scores @ u
+    memory = decay_all * memory + jnp.einsum("bhck,bhcv->bhkv", k_to_end, u)
+    return memory, reads
+
+  chunks = (scores, u0, w, decay * q, to_end * k, decay[..., -1:, :])
+  state, reads = jax.lax.scan(step, state.astype(jnp.float32), chunks)
+  return rearrange(reads, "n b h c v -> b (n c) h v")[:, :tokens], state

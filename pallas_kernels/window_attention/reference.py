@@ -1,0 +1,48 @@
+"""Window attention with a dense mask: the oracle. Quadratic; for tests only."""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, repeat
+from jaxtyping import Array, Float
+
+from pallas_kernels.window_attention.visibility import Rule, Span
+
+
+def window_attention(
+  q: Float[Array, "B F L H D"],
+  k: Float[Array, "B G L H D"],
+  v: Float[Array, "B G L H D"],
+  rule: Rule,
+  span: Span,
+) -> Float[Array, "B F L H D"]:
+  """Same contract as `api.window_attention`."""
+  if rule.unit == "token":
+    return _token_level(q, k, v, rule)
+  frames, tokens = q.shape[1:3]
+  query = repeat(jnp.arange(k.shape[1] - frames, k.shape[1]), "f -> (f l) 1", l=tokens)
+  key = repeat(jnp.arange(k.shape[1]), "g -> 1 (g l)", l=tokens)
+  return _attend(q, k, v, rule.sees(query, key, span)[:, None])
+
+
+def _token_level(q, k, v, rule: Rule):
+  frames, tokens = q.shape[1:3]
+  if rule.dilation > 1 and frames // rule.dilation > 1:
+    # A clip that is a whole number of groups is padded by one group more, and the zeros are attended to: the
+    # reference does so, and its weights were trained with it.
+    padding = rule.dilation - frames % rule.dilation
+    q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0), (0, 0))) for x in (q, k, v))
+    q, k, v = (rearrange(x, "b (n d) ... -> (b d) n ...", d=rule.dilation) for x in (q, k, v))
+    out = _token_level(q, k, v, Rule(rule.radius, unit="token"))
+    return rearrange(out, "(b d) n ... -> b (n d) ...", d=rule.dilation)[:, :frames]
+  index = jnp.arange(frames * tokens)
+  reach = frames * tokens if rule.radius is None else rule.radius * tokens
+  return _attend(q, k, v, jnp.abs(index[:, None] - index[None, :]) <= reach)
+
+
+def _attend(q, k, v, mask):
+  tokens = q.shape[2]
+  dtype = jnp.promote_types(q.dtype, jnp.float32)
+  q, k, v = (rearrange(x, "b f l h d -> b (f l) h d").astype(dtype) for x in (q, k, v))
+  logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
+  out = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(jnp.where(mask, logits, -1e30)), v)
+  return rearrange(out, "b (f l) h d -> b f l h d", l=tokens)

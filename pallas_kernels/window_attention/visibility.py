@@ -1,0 +1,93 @@
+"""Who sees whom: the one definition of every attention mask of the mixture.
+
+Tokens lie frame by frame, [frames 0..F-1, each of L tokens]. The first frames are history (observed), the rest is
+predicted. A `Rule` is what a layer allows; a `Span` is how one batch of clips is laid out.
+
+Source: Kairos section 2.1 (unified mask); the frame-level and token-level rules of the reference.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """What one layer allows.
+
+  Attributes:
+    radius: frames at most `radius - 1` steps of `dilation` frames apart see each other; None: every frame. Under the
+      token-level rule tokens at most `radius` frames' worth of tokens apart.
+    dilation: frames per step.
+    unit: "frame", or "token" for the sliding window of plain token distances, which knows no history.
+    history_sees_future: lets observed frames look at predicted ones.
+    all_see_history: every frame sees all history, however far.
+  """
+
+  radius: int | None = None
+  dilation: int = 1
+  unit: Literal["frame", "token"] = "frame"
+  history_sees_future: bool = False
+  all_see_history: bool = False
+
+  def __post_init__(self):
+    if self.radius is None and self.dilation != 1:
+      raise ValueError(f"Rule: dilation is {self.dilation}, but a layer without a radius sees every frame; allowed: 1")
+
+  def near(self, query: Int[Array, "*#S"], key: Int[Array, "*#S"]) -> Bool[Array, "*S"]:
+    """True where the window alone lets frame `query` see frame `key`."""
+    if self.radius is None:
+      return jnp.full(jnp.broadcast_shapes(query.shape, key.shape), True)
+    distance = key - query
+    return (distance % self.dilation == 0) & (jnp.abs(distance // self.dilation) < self.radius)
+
+  def sees(self, query: Int[Array, "*#S"], key: Int[Array, "*#S"], span: "Span") -> Bool[Array, "B *S"]:
+    """True where frame `query` sees frame `key` (frame-level rule)."""
+    extra = (...,) + (None,) * max(query.ndim, key.ndim)
+    history = jnp.atleast_1d(jnp.asarray(span.history))[extra]
+    visible = self.near(query, key)[None]
+    if not self.history_sees_future:
+      visible = visible & ((query >= history) | (key < history))
+    if self.all_see_history:
+      visible = visible | (key < history)
+    if span.start is not None:
+      visible = visible & (key >= jnp.atleast_1d(span.start)[extra])
+    if span.stop is not None:
+      visible = visible & (key < jnp.atleast_1d(span.stop)[extra])
+    return visible
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Span:
+  """How a batch of clips lies along the keys' frames. All counts are in frames, one number or one per clip.
+
+  Attributes:
+    history: frames [0, history) are observed.
+    start, stop: frames outside [start, stop) hold nothing (an unfilled memory, padding); None: all are real.
+    history_bound: a static upper bound of a traced `history`, which sizes the keys that `all_see_history` gathers.
+  """
+
+  history: int | Int[Array, "#B"] = 0
+  start: Int[Array, "#B"] | None = None
+  stop: Int[Array, "#B"] | None = None
+  history_bound: int | None = dataclasses.field(default=None, metadata=dict(static=True))
+
+
+def mixture_mask(
+  rule: Rule, *, frames: int, tokens_per_frame: int, actions: int, history: int
+) -> Bool[Array, "frames*tokens_per_frame+actions frames*tokens_per_frame+actions"]:
+  """The dense mask of [video | actions]: for tests and pictures, never for computing.
+
+  Actions read history and each other. Nothing reads an action from the video side: that missing edge is what lets the
+  policy run without imagining any video.
+  """
+  index = jnp.arange(frames * tokens_per_frame + actions)
+  frame = index // tokens_per_frame
+  is_video = index < frames * tokens_per_frame
+  video = rule.sees(frame[:, None], frame[None, :], Span(history=history))[0] & is_video
+  action = ~is_video | (frame < history)
+  return jnp.where(is_video[:, None], video, action)

@@ -1,0 +1,152 @@
+"""Window attention that computes the frames in the window and no others: cost and memory linear in frames.
+
+A dilated window is a plain one after regrouping: frames of one phase, `dilation` apart, become neighbours. Query frames
+are then walked in blocks, each against the few frames around it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Int
+
+from pallas_kernels.window_attention.visibility import Rule, Span
+
+# [N] query frames, [N] key frames -> who sees whom, from positions [phase, frame in phase, token in frame].
+Visible = Callable[[Int[Array, "N"], Int[Array, "M"]], Bool[Array, "B P Q K"]]
+
+
+def window_attention(
+  q: Float[Array, "B F L H D"],
+  k: Float[Array, "B G L H D"],
+  v: Float[Array, "B G L H D"],
+  rule: Rule,
+  span: Span,
+) -> Float[Array, "B F L H D"]:
+  """Same contract as `api.window_attention`."""
+  return _token_level(q, k, v, rule) if rule.unit == "token" else _frame_level(q, k, v, rule, span)
+
+
+def _frame_level(q, k, v, rule: Rule, span: Span):
+  frames, tokens = q.shape[1:3]
+  past, dilation = k.shape[1] - frames, rule.dilation
+  lead = -past % dilation  # so that the first query frame has phase 0
+  tail = -frames % dilation
+  phase = jnp.arange(dilation)[:, None, None]
+  history = jnp.atleast_1d(jnp.asarray(span.history))[:, None, None, None]
+  span = dataclasses.replace(span, start=jnp.zeros(1, int) if span.start is None else span.start)
+
+  # History that everyone sees is gathered once, whole; the window then holds the rest.
+  gather = rule.all_see_history and rule.radius is not None
+  gathered = _history_bound(span, past + frames) if gather else 0
+  always = tuple(x[:, :gathered] for x in (k, v)) if gather else None
+  in_window = dataclasses.replace(rule, all_see_history=False) if gather else rule
+
+  def per_token(mask):
+    return jnp.repeat(jnp.repeat(mask, tokens, axis=-2), tokens, axis=-1)
+
+  def visible(query, key):
+    query = query[:, None] * dilation + phase + past
+    key = key[None, :] * dilation + phase - lead
+    seen = in_window.sees(query, key, span) & (key < past + frames)
+    return per_token(seen & (key >= history) if gather else seen)
+
+  def visible_always(query):
+    query = query[:, None] * dilation + phase + past
+    key = jnp.arange(gathered)[None, None, :]
+    return per_token(rule.sees(query, key, span) & (key < history))
+
+  q = _regroup(q, 0, tail, dilation)
+  k, v = (_regroup(x, lead, tail, dilation) for x in (k, v))
+  reach = None if rule.radius is None else rule.radius - 1
+  out = _banded(q, k, v, reach, visible, always, visible_always)
+  return rearrange(out, "b p n l h d -> b (n p) l h d")[:, :frames]
+
+
+def _history_bound(span: Span, frames: int) -> int:
+  if isinstance(span.history, int):
+    return min(span.history, frames)
+  return frames if span.history_bound is None else min(span.history_bound, frames)
+
+
+def _token_level(q, k, v, rule: Rule):
+  frames, tokens = q.shape[1:3]
+  dilated = rule.dilation > 1 and frames // rule.dilation > 1
+  dilation = rule.dilation if dilated else 1
+  # A clip that is a whole number of groups is padded by one group more, and the zeros are attended to (golden c04).
+  tail = dilation - frames % dilation if dilated else 0
+  q, k, v = (_regroup(x, 0, tail, dilation) for x in (q, k, v))
+  total = q.shape[2]
+
+  def visible(query, key):
+    offset = jnp.arange(tokens)
+    distance = (key[:, None] * tokens + offset).reshape(1, -1) - (query[:, None] * tokens + offset).reshape(-1, 1)
+    inside = jnp.repeat((key >= 0) & (key < total), tokens)
+    near = True if rule.radius is None else jnp.abs(distance) <= rule.radius * tokens
+    return (near & inside)[None, None]
+
+  out = _banded(q, k, v, rule.radius, visible)
+  return rearrange(out, "b p n l h d -> b (n p) l h d")[:, :frames]
+
+
+def _regroup(x, lead: int, tail: int, dilation: int):
+  x = jnp.pad(x, ((0, 0), (lead, tail), (0, 0), (0, 0), (0, 0)))
+  return rearrange(x, "b (n p) l h d -> b p n l h d", p=dilation)
+
+
+def _banded(
+  q: Float[Array, "B P N L H D"],
+  k: Float[Array, "B P M L H D"],
+  v: Float[Array, "B P M L H D"],
+  reach: int | None,
+  visible: Visible,
+  always: tuple[Float[Array, "B A L H D"], Float[Array, "B A L H D"]] | None = None,
+  visible_always: Callable[[Int[Array, "N"]], Bool[Array, "B P Q A"]] | None = None,
+) -> Float[Array, "B P N L H D"]:
+  """Query frame n meets key frames n + M - N - reach .. n + M - N + reach, and the frames in `always`."""
+  count, offset = q.shape[2], k.shape[2] - q.shape[2]
+  if reach is None:
+    reach = k.shape[2]
+  block = min(count, reach + 1)  # a wider block wastes work at its edges, a narrower one splits matrix products
+  blocks = -(-count // block)
+
+  def attend(q, k, v, queries, keys):
+    mask = visible(queries, keys)
+    if always is not None:
+      extra = (jnp.broadcast_to(x[:, None], (*k.shape[:2], *x.shape[1:])) for x in always)
+      k, v = (jnp.concatenate([x, more], axis=2) for x, more in zip((k, v), extra, strict=True))
+      seen = visible_always(queries)
+      shape = jnp.broadcast_shapes(mask.shape[:-1], seen.shape[:-1])
+      mask = jnp.concatenate([jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in (mask, seen)], axis=-1)
+    return _softmax_attention(q, k, v, mask)
+
+  if blocks == 1:
+    first, last = max(0, offset - reach), min(k.shape[2], offset + count + reach)
+    return attend(q, k[:, :, first:last], v[:, :, first:last], jnp.arange(count), jnp.arange(first, last))
+
+  back = offset + blocks * block + reach - k.shape[2]
+  k, v = (jnp.pad(x, ((0, 0), (0, 0), (reach, max(back, 0)), (0, 0), (0, 0), (0, 0))) for x in (k, v))
+  q = jnp.pad(q, ((0, 0), (0, 0), (0, blocks * block - count), (0, 0), (0, 0), (0, 0)))
+
+  @jax.checkpoint  # so that a backward pass keeps no scores
+  def one_block(index):
+    start = index * block
+    q_block = jax.lax.dynamic_slice_in_dim(q, start, block, axis=2)
+    k_block, v_block = (jax.lax.dynamic_slice_in_dim(x, start + offset, block + 2 * reach, axis=2) for x in (k, v))
+    return attend(
+      q_block, k_block, v_block, start + jnp.arange(block), start + offset - reach + jnp.arange(block + 2 * reach)
+    )
+
+  out = jax.lax.map(one_block, jnp.arange(blocks))
+  return rearrange(out, "blocks b p n l h d -> b p (blocks n) l h d")[:, :, :count]
+
+
+def _softmax_attention(q, k, v, mask):
+  """Softmax in float32; a query that sees nothing (padding) gets an average that nobody reads."""
+  shape = q.shape
+  q, k, v = (rearrange(x, "b p n l h d -> b p (n l) h d") for x in (q, k, v))
+  logits = jnp.einsum("bpqhd,bpkhd->bphqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+  weights = jax.nn.softmax(jnp.where(mask[:, :, None], logits, -1e30))
+  return jnp.einsum("bphqk,bpkhd->bpqhd", weights.astype(v.dtype), v).reshape(shape)
