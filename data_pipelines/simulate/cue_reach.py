@@ -1,0 +1,90 @@
+"""CueReach: touch the ball that has the colour of the bar. With the cue hidden it is a test of memory.
+
+A three-slide arm, a red and a blue ball, and a bar that is red or blue: always (cue "visible") or only in the first
+CUE_FRAMES frames (cue "hidden"), grey afterwards. Touching either ball, or HORIZON frames, ends the episode.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from data_pipelines.simulate.tabletop import ARM, BALLS, Tabletop
+from kairos_jax.errors import KairosError
+
+HORIZON = 60  # frames, at 10 Hz
+CUE_FRAMES = 4
+
+Cue = Literal["visible", "hidden"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+  """What the robot sees and feels."""
+
+  frame: UInt8[np.ndarray, "H W 3"]
+  state: Float32[np.ndarray, "3"]  # tip position, m
+
+
+class CueReach:
+  """The environment. An action is a tip displacement [3] in [-1, 1], in units of 6 cm a frame.
+
+  Attributes:
+    goal: the index into BALLS of the ball to touch.
+    touched: names of the balls touched so far, in order.
+  """
+
+  def __init__(self, size: int = 48, cue: Cue = "visible"):
+    """Compiles the scene once; `cue` may be changed before a reset.
+
+    Raises:
+      KairosError: unknown cue mode, a size out of range, or no OpenGL.
+    """
+    if cue not in ("visible", "hidden"):
+      raise KairosError(f"unknown cue mode {cue!r}: visible or hidden")
+    self.cue = cue
+    self.table = Tabletop(ARM, size)
+    self.goal = 0
+    self.frame = 0
+    self.touched: list[str] = []
+
+  def reset(self, seed: int | Sequence[int]) -> Observation:
+    """Starts the episode that `seed` names: ball positions, goal and start are drawn from it."""
+    rng = np.random.default_rng(seed)
+    self.table.scatter(rng)
+    self.goal = int(rng.integers(2))
+    self.table.place_tip(rng.uniform(-0.06, 0.06, 3))
+    self.frame, self.touched = 0, []
+    return self._observe()
+
+  def step(self, action: Float[np.ndarray, "3"]) -> tuple[Observation, bool, bool]:
+    """Moves for one frame.
+
+    Returns:
+      The observation, whether the episode is over (a ball was touched, or time is up), and whether it is a success
+      (the right ball was touched first). Recording may go on after the end.
+
+    Raises:
+      KairosError: the action is not three finite numbers.
+    """
+    action = np.asarray(action, np.float64)
+    if action.shape != (3,) or not np.isfinite(action).all():
+      raise KairosError(f"action {action.tolist()} is not three finite numbers")
+    self.table.drive(action)
+    self.frame += 1
+    self.touched += [ball for ball in self.table.touching() if ball not in self.touched]
+    done = bool(self.touched) or self.frame >= HORIZON
+    return self._observe(), done, self.touched[:1] == [BALLS[self.goal]]
+
+  def expert(self) -> Float32[np.ndarray, "3"]:
+    """The scripted expert's action: waits while a hidden cue is still on, travels high, then descends."""
+    if self.cue == "hidden" and self.frame < CUE_FRAMES:
+      return np.zeros(3, np.float32)
+    return self.table.reach(self.table.balls[self.goal]).astype(np.float32)
+
+  def _observe(self) -> Observation:
+    cue_is_on = self.cue == "visible" or self.frame < CUE_FRAMES
+    self.table.show_bar(BALLS[self.goal] if cue_is_on else "grey")
+    return Observation(self.table.render(), self.table.tip.astype(np.float32))

@@ -1,0 +1,97 @@
+"""Makes the embedded datasets: clips by their seed, and the folders of a curriculum."""
+
+import contextlib
+import functools
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from rich import progress
+
+from data_pipelines import records, shards
+from data_pipelines.records import Clip
+from data_pipelines.simulate.hand import Hand
+from data_pipelines.simulate.physics import Physics
+from data_pipelines.simulate.robot import Robot
+from kairos_jax.errors import KairosError
+
+KINDS = {"physics": Physics, "hand": Hand, "robot": Robot}
+_PER_SHARD = 64
+
+
+def generate(kind: str, count: int, seed: int, size: int) -> Iterator[Clip]:
+  """Clips 0 to count - 1 of a kind, `size` pixels wide; clip i depends on (kind, seed, i) and the size alone.
+
+  Raises:
+    KairosError: unknown kind, a negative seed, a size out of range, or no OpenGL.
+  """
+  _check(kind, seed)
+  return (_clip(kind, seed, size, i) for i in range(count))
+
+
+def build(folder: str | Path, counts: Mapping[str, int], seed: int, size: int, processes: int = 2) -> None:
+  """Writes folder/{kind}/*.array_record with its manifest, for every kind in `counts` (clips each).
+
+  A dataset that is complete, with the same seed, count and size, is kept. The bytes do not depend on `processes`.
+
+  Raises:
+    KairosError: unknown kind, a count below 1, a negative seed, a size out of range, or no OpenGL.
+  """
+  for kind, count in counts.items():
+    _check(kind, seed)
+    if count < 1:
+      raise KairosError(f"{count} {kind} clips asked for: at least 1")
+  recipes = {kind: dict(kind=kind, seed=seed, count=count, size=size) for kind, count in counts.items()}
+  missing = {kind: recipe for kind, recipe in recipes.items() if not _is_complete(Path(folder) / kind, recipe)}
+  if not missing:
+    return
+  with _mapper(processes) as map_in_order, progress.Progress() as bars:
+    for kind, recipe in missing.items():
+      job = functools.partial(_encoded_clip, kind, seed, size)
+      clips = map(records.decode, map_in_order(job, range(recipe["count"])))
+      tracked = bars.track(clips, total=recipe["count"], description=f"{kind:8}")
+      shards.write_shards(tracked, Path(folder) / kind, kind, _PER_SHARD, recipe)
+
+
+@functools.cache
+def _simulator(kind: str, size: int) -> Physics | Hand | Robot:
+  """One model and renderer a process."""
+  return KINDS[kind](size)
+
+
+def _clip(kind: str, seed: int, size: int, index: int) -> Clip:
+  return _simulator(kind, size).clip(np.random.default_rng([seed, list(KINDS).index(kind), index]))
+
+
+def _encoded_clip(kind: str, seed: int, size: int, index: int) -> bytes:
+  """What travels between processes: the record's bytes."""
+  return records.encode(_clip(kind, seed, size, index))
+
+
+@contextlib.contextmanager
+def _mapper(processes: int) -> Iterator[Callable]:
+  """An ordered map over processes; OpenGL contexts do not survive a fork, so they are spawned."""
+  if processes == 1:
+    yield map
+    return
+  # The workers leave Ctrl-C to the parent, which ends them.
+  ignore_interrupt = dict(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+  with multiprocessing.get_context("spawn").Pool(processes, **ignore_interrupt) as pool:
+    yield functools.partial(pool.imap, chunksize=4)
+
+
+def _is_complete(folder: Path, recipe: dict[str, object]) -> bool:
+  try:
+    manifest = shards.read_manifest(folder)
+  except KairosError:
+    return False
+  return manifest.get("recipe") == recipe and all((folder / shard["file"]).is_file() for shard in manifest["shards"])
+
+
+def _check(kind: str, seed: int) -> None:
+  if kind not in KINDS:
+    raise KairosError(f"unknown kind of clip {kind!r}: {', '.join(KINDS)}")
+  if seed < 0:
+    raise KairosError(f"seed {seed} is negative: 0 or more")

@@ -1,0 +1,73 @@
+"""Stage III: episodes of CueReach by its expert, with states, actions and the instruction.
+
+The label of every action is what the expert commands. What is executed is disturbed in some episodes, so that the
+data shows how to recover; the instruction never names the colour, which only the bar tells.
+"""
+
+import numpy as np
+
+from data_pipelines.records import Clip
+from data_pipelines.simulate.cue_reach import CueReach
+from data_pipelines.simulate.scene import FPS
+from data_pipelines.simulate.tabletop import BALLS
+
+INSTRUCTION = "touch the ball that has the colour of the bar"
+_FRAMES = (21, 41)  # shortest and longest clip
+_AFTER_TOUCH = 6  # frames
+_DISTURBED_SHARE = 0.6
+_DISTURBANCE = (0.3, 0.4)  # range of its standard deviation, in units of a full command
+_CORRELATION = 0.8  # of the disturbance, from one frame to the next
+
+
+class Robot:
+  """Records episodes; `hidden_share` of them with the cue hidden after its first frames."""
+
+  def __init__(self, size: int, hidden_share: float = 0.5):
+    self._env = CueReach(size)
+    self._hidden_share = hidden_share
+
+  def clip(self, rng: np.random.Generator) -> Clip:
+    """The episode that `rng` draws; one that fails (about 1 in 60) is drawn again."""
+    while (clip := self._attempt(rng)) is None:
+      pass
+    return clip
+
+  def _attempt(self, rng: np.random.Generator) -> Clip | None:
+    env = self._env
+    env.cue = "hidden" if rng.random() < self._hidden_share else "visible"
+    scale = rng.uniform(*_DISTURBANCE) if rng.random() < _DISTURBED_SHARE else 0.0
+    # Evaluation names its episodes by small seeds: these lie beyond.
+    observation = env.reset(int(rng.integers(2**32, 2**63)))
+    frames, states, actions = [observation.frame], [observation.state], []
+    disturbance = scale * rng.standard_normal(3)
+    end = _FRAMES[1]
+    while len(frames) < end:
+      actions.append(env.expert())
+      observation, _, _ = env.step(actions[-1] + disturbance)
+      frames.append(observation.frame)
+      states.append(observation.state)
+      innovation = np.sqrt(1 - _CORRELATION**2) * scale * rng.standard_normal(3)
+      disturbance = _CORRELATION * disturbance + innovation
+      if env.touched and end == _FRAMES[1]:
+        end = min(max(len(frames) + _AFTER_TOUCH, _FRAMES[0]), _FRAMES[1])
+    if env.touched != [BALLS[env.goal]]:
+      return None
+    return Clip(
+      video=np.stack(frames),
+      fps=FPS,
+      caption=_caption(env),
+      instruction=INSTRUCTION,
+      state=np.stack(states),
+      action=np.stack(actions),
+      state_mask=np.ones(len(states), bool),
+      action_mask=np.ones(len(actions), bool),
+      source="robot",
+      embodiment="slide_arm",
+    )
+
+
+def _caption(env: CueReach) -> str:
+  goal, other = BALLS[env.goal], BALLS[1 - env.goal]
+  side = "left" if env.table.balls[env.goal, 0] < env.table.balls[1 - env.goal, 0] else "right"
+  bar = f"the bar is {goal}" if env.cue == "visible" else f"the bar is {goal} for a moment, then grey"
+  return f"a yellow robot arm: {bar}; the arm reaches over and touches the {goal} ball, {side} of the {other} one"

@@ -1,0 +1,94 @@
+"""Two balls, a bar and an effector on three slides: the table of Stage II (a hand) and Stage III (a robot arm)."""
+
+import numpy as np
+from jaxtyping import Float
+
+from data_pipelines.simulate.scene import COLOURS, Scene
+
+REACH = np.array([[-0.4, -0.3, 0.05], [0.4, 0.3, 0.35]])  # m, lowest and highest tip position
+HOME = np.array([0.0, 0.0, 0.2])  # m
+STEP = 0.06  # m a full command moves the servo target ahead of the tip
+TOUCH = 0.06  # m between the tip and a ball's centre
+_TRAVEL_HEIGHT = 0.30  # m
+BALLS = ("red", "blue")
+
+ARM = """
+  <geom name="arm0" type="capsule" fromto="0 0 .016 0 0 .13" size=".03" rgba=".98 .85 .18 1" mass=".5"/>
+  <geom name="arm1" type="sphere" pos="0 0 .14" size=".044" rgba=".93 .93 .93 1" mass="0"/>
+"""
+
+# An index finger points down at the tip; the forearm comes from the front, towards the viewer.
+HAND = """
+  <geom name="skin0" type="capsule" fromto="0 0 .012 0 -.015 .075" size=".017" rgba="0 0 0 1" mass=".2"/>
+  <geom name="skin1" type="box" pos=".012 -.055 .095" size=".050 .046 .020" euler="-12 0 0" rgba="0 0 0 1" mass=".2"/>
+  <geom name="skin2" type="capsule" fromto=".030 -.015 .088 .030 -.022 .052" size=".015" rgba="0 0 0 1" mass=".05"/>
+  <geom name="skin3" type="capsule" fromto=".054 -.028 .088 .054 -.035 .058" size=".013" rgba="0 0 0 1" mass=".05"/>
+  <geom name="skin4" type="capsule" fromto="-.030 -.070 .090 -.062 -.030 .072" size=".015" rgba="0 0 0 1" mass=".05"/>
+  <geom name="sleeve" type="capsule" fromto=".012 -.105 .105 .02 -.26 .16" size=".030" rgba="0 0 0 1" mass=".05"/>
+"""
+
+_BODIES = """
+  <geom name="bar" type="box" size=".34 .035 .035" pos="0 .44 .05" contype="0" conaffinity="0"/>
+  <body name="ball0" mocap="true"><geom name="ball0" type="sphere" size=".058" contype="0" conaffinity="0"/></body>
+  <body name="ball1" mocap="true"><geom name="ball1" type="sphere" size=".058" contype="0" conaffinity="0"/></body>
+  <body name="effector" pos="0 0 .2" gravcomp="1">
+    <joint name="x" type="slide" axis="1 0 0" range="-.4 .4" limited="true"/>
+    <joint name="y" type="slide" axis="0 1 0" range="-.3 .3" limited="true"/>
+    <joint name="z" type="slide" axis="0 0 1" range="-.15 .15" limited="true"/>
+    {effector}
+  </body>
+"""
+_SERVOS = """
+  <position joint="x" kp="60" kv="12"/><position joint="y" kp="60" kv="12"/><position joint="z" kp="80" kv="12"/>
+"""
+
+
+class Tabletop(Scene):
+  """The scene's state: `balls` [2, 3] (m), the tip's position and the bar's colour."""
+
+  def __init__(self, effector: str, size: int):
+    super().__init__(_BODIES.format(effector=effector), size, _SERVOS)
+    self.model.geom_contype[1:] = 0  # Touching is a distance here: nothing pushes anything.
+    for i, name in enumerate(BALLS):
+      self.paint(f"ball{i}", COLOURS[name])
+    self.balls = np.zeros((2, 3))
+
+  def scatter(self, rng: np.random.Generator) -> None:
+    """Places the balls apart from each other and from the tip, which starts near home."""
+    self.reset()
+    while True:
+      balls = rng.uniform([-0.33, -0.20, 0.06], [0.33, 0.22, 0.14], (2, 3))
+      apart = np.linalg.norm(balls[0, :2] - balls[1, :2])
+      if apart > 0.24 and np.linalg.norm(balls[:, :2], axis=1).min() > 0.12:
+        break
+    self.balls = self.data.mocap_pos[:] = balls
+
+  def place_tip(self, offset: Float[np.ndarray, "3"]) -> None:
+    """Puts the tip at rest at HOME + offset (m)."""
+    self.data.qpos[:] = self.data.ctrl[:] = offset
+    self.forward()
+
+  @property
+  def tip(self) -> Float[np.ndarray, "3"]:
+    return self.data.qpos + HOME
+
+  def drive(self, command: Float[np.ndarray, "3"]) -> None:
+    """Servoes for one frame towards the tip's position plus STEP times the command, clipped to [-1, 1]."""
+    target = self.tip + STEP * np.clip(command, -1, 1)
+    self.data.ctrl[:] = np.clip(target, *REACH) - HOME
+    self.step()
+
+  def reach(self, target: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
+    """The command that brings the tip to `target` from above: travels high, clear of both balls, then descends."""
+    aim = target.copy()
+    if np.linalg.norm(target[:2] - self.tip[:2]) > 0.05:
+      aim[2] = max(target[2], _TRAVEL_HEIGHT)
+    return np.clip((aim - self.tip) * 12, -1, 1)
+
+  def touching(self) -> list[str]:
+    """Names of the balls within TOUCH of the tip."""
+    distance = np.linalg.norm(self.balls - self.tip, axis=1)
+    return [name for name, d in zip(BALLS, distance, strict=True) if d < TOUCH]
+
+  def show_bar(self, colour: str) -> None:
+    self.paint("bar", COLOURS[colour])

@@ -1,0 +1,1 @@
+"""Experiment configs: short programs, imported by nothing."""

@@ -1,0 +1,100 @@
+"""The whole curriculum on the embedded simulator: physics, hand, robot; the model behind `make demo`.
+
+  kairos data build --out=runs/data --counts=physics:240,hand:240,robot:600
+  kairos train --config=experiments/cue_reach.py --workdir=runs/cue_reach
+
+Numbers of a run, on 2 CPU cores: docs/results.md.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """A run is `config.train.steps` long; the stages of `config.order` divide it by their shares."""
+  config = ConfigDict()
+  config.seed = 0
+  config.order = ("physics", "hand", "robot")
+
+  config.data = ConfigDict(
+    dict(
+      folder="runs/data",
+      sources=("physics", "hand", "robot"),
+      robot="robot",  # whose statistics normalise states and actions
+      frames=21,  # 6 latent frames
+      fps=10.0,
+      actions=8,
+    )
+  )
+  config.codec = ConfigDict(dict(channels=32))
+  config.bridge = ConfigDict(dict(vocabulary=512, tokens=16, dim=48, text_dim=64))
+
+  config.model = ConfigDict(dict(dtype="float32", remat="none"))
+  config.model.video = ConfigDict(
+    dict(
+      dim=128,
+      ffn_dim=384,
+      heads=4,
+      layers=("SWA", "SWA", "DSWA", "GATED"),
+      window=3,
+      dilation=2,
+      key_dim=32,
+      value_dim=32,
+      freq_dim=128,
+    )
+  )
+  config.model.action = ConfigDict(
+    dict(dim=64, ffn_dim=192, action_dim=3, state_dim=3, freq_dim=128, video_frames=8)
+  )
+
+  config.train = ConfigDict(
+    dict(
+      steps=3000,
+      batch=32,
+      accumulate=1,
+      text_dropout=0.1,
+      action_weight=1.0,
+      action_draws=4,
+      ema_decay=0.995,
+      explode_factor=20.0,
+      log_every=20,
+      checkpoint_every=500,
+      keep=2,
+    )
+  )
+  config.optimizer = ConfigDict(
+    dict(schedule="cosine", warmup_steps=50, end_lr_factor=0.05, clip_norm=1.0, b1=0.9, b2=0.99)
+  )
+
+  video_tasks = dict(t2v=0.2, ti2v=0.5, i2v=0.1, unconditional=0.1, image=0.1)
+  physics = dict(
+    share=0.15,
+    actions=False,
+    mixture=dict(start=dict(physics=1.0), end=dict(physics=0.9, hand=0.1)),
+    instruction_share=(0.0, 0.0),
+    tasks=video_tasks,
+    max_history=3,
+    crop="random",
+    optimizer=dict(peak_lr=2e-3, weight_decay=1e-3),
+  )
+  hand = dict(
+    share=0.15,
+    actions=False,
+    mixture=dict(start=dict(physics=0.2, hand=0.8), end=dict(hand=1.0)),
+    instruction_share=(0.2, 0.8),
+    tasks=video_tasks,
+    max_history=3,
+    crop="random",
+    optimizer=dict(peak_lr=1e-3, weight_decay=0.0),
+  )
+  robot = dict(
+    share=0.7,
+    actions=True,
+    mixture=dict(start=dict(hand=0.1, robot=0.9), end=dict(robot=1.0)),
+    instruction_share=(1.0, 1.0),
+    tasks=dict(ti2v=1.0),
+    max_history=5,
+    crop="start",
+    optimizer=dict(peak_lr=1e-3, weight_decay=1e-2),
+  )
+  config.stages = ConfigDict(dict(physics=physics, hand=hand, robot=robot))
+  return config

@@ -1,0 +1,1 @@
+"""The `kairos` command: one small module a subcommand."""

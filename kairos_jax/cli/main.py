@@ -1,0 +1,93 @@
+"""The `kairos` command: finds the subcommand, loads only its module, and turns errors into one line.
+
+A subcommand is a module whose docstring is its help text, with two functions:
+
+  define_flags(table: flags.FlagValues, argv: Sequence[str])  adds its flags; argv is the whole command line
+  run(values: flags.FlagValues, arguments: list[str])         does the work; heavy imports belong in here
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from absl import flags, logging
+
+from kairos_jax.cli import arguments
+from kairos_jax.errors import KairosError
+
+
+class Command(NamedTuple):
+  """Where a subcommand lives, and what it does in one line."""
+
+  module: str
+  summary: str
+
+
+COMMANDS = {
+  "data": Command("kairos_jax.cli.data", "render clips from the embedded simulator, or look at them"),
+}
+
+EXAMPLES = """\
+  kairos data build --out=runs/data --counts=physics:200,hand:200,robot:400
+  kairos data show --folder=runs/data/robot
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command line (without the program's name) and returns its exit code: 0, 2 or 130."""
+  try:
+    return _dispatch(list(sys.argv[1:] if argv is None else argv))
+  except KairosError as error:
+    print(f"kairos: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("kairos: interrupted", file=sys.stderr)
+    return 130
+
+
+def _dispatch(argv: list[str]) -> int:
+  name, *rest = argv or ["--help"]
+  if name in ("help", "--help", "-h"):
+    print(_overview())
+    return 0
+  if name not in COMMANDS:
+    hint = arguments.did_you_mean(name, COMMANDS) or f"; commands are {', '.join(COMMANDS)}"
+    raise KairosError(f"unknown command {name!r}{hint}")
+
+  command = importlib.import_module(COMMANDS[name].module)
+  table, line = flags.FlagValues(), [f"kairos {name}", *rest]
+  command.define_flags(table, line)
+  if {"--help", "-h", "-help"} & set(rest):
+    print(_command_help(command.__doc__ or "", table))
+    return 0
+  positional = arguments.parse(table, line)
+  flags.FLAGS.mark_as_parsed()  # libraries read absl's own table; it holds nothing of ours
+  logging.set_verbosity(logging.INFO)
+  command.run(table, positional)
+  return 0
+
+
+def _overview() -> str:
+  width = max(map(len, COMMANDS))
+  lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+  return "\n".join(
+    [
+      "usage: kairos COMMAND [--flag=value ...]\n",
+      "A world-action model: it imagines what happens next, and acts on it.\n",
+      "commands:",
+      *lines,
+      "\nexamples:",
+      EXAMPLES,
+      "kairos COMMAND --help tells more.",
+    ]
+  )
+
+
+def _command_help(docstring: str, table: flags.FlagValues) -> str:
+  width = max((len(name) for name in table), default=0)
+  lines = []
+  for name in table:
+    default = "" if table[name].default is None else f" (default {table[name].default})"
+    lines.append(f"  --{name:<{width}}  {table[name].help}{default}")
+  return "\n".join([docstring.strip(), "", "flags:", *lines])

@@ -1,0 +1,1 @@
+"""A whole world-action model, grown from nothing in minutes."""

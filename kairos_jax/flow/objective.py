@@ -1,0 +1,169 @@
+"""Flow-matching objective: z = (1 - sigma) data + sigma noise, the model predicts noise - data.
+
+Loss = L_video + lambda L_action, each a mean squared error over what is to be predicted. Source: Kairos section 3.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from kairos_jax.bridge import TextBridge
+from kairos_jax.bridge.text import without_text
+from kairos_jax.codec import FRAMES as FRAMES_PER_LATENT
+from kairos_jax.codec import PcaCodec, encode
+from kairos_jax.errors import KairosError
+from kairos_jax.flow.schedule import ACTION_SHIFT, TRAIN_TIMESTEPS, shifted, video_shift
+from kairos_jax.model import WorldActionModel
+
+Params = dict[str, Any]
+Batch = Mapping[str, Array]
+
+# Task -> (frames are observed, text is read, one frame only).
+TASKS = {
+  "t2v": (False, True, False),
+  "ti2v": (True, True, False),
+  "i2v": (True, False, False),
+  "unconditional": (False, False, False),
+  "image": (False, True, True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+  """What one stage trains.
+
+  Attributes:
+    tasks: how often each of `TASKS` is drawn.
+    text_dropout: chance to hide the text of a task that reads it, for classifier-free guidance.
+    max_history: most latent frames that may be observed.
+    actions: length of an action chunk; 0 trains the video tower alone.
+    action_weight: lambda.
+    action_draws: noise draws per clip for the action tower, which share the clip's one video pass.
+  """
+
+  tasks: Mapping[str, float]
+  text_dropout: float = 0.1
+  max_history: int = 1
+  actions: int = 0
+  action_weight: float = 1.0
+  action_draws: int = 1
+
+  def __post_init__(self):
+    unknown = sorted(set(self.tasks) - set(TASKS))
+    if unknown or not sum(self.tasks.values()) > 0:
+      raise KairosError(f"tasks {dict(self.tasks)}: allowed are weights, not all 0, for {', '.join(TASKS)}")
+    if self.actions and any(weight and not TASKS[task][0] for task, weight in self.tasks.items()):
+      raise KairosError("tasks: actions read observed frames, so only ti2v and i2v may be trained with them")
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """The loss of one stage: `objective(params, batch, key)`, with params {"video", "bridge", "action"}.
+
+  Attributes:
+    normalize_action, normalize_state: native units to about [-1, 1].
+  """
+
+  model: WorldActionModel
+  bridge: TextBridge
+  codec: PcaCodec
+  config: ObjectiveConfig
+  normalize_action: Callable[[Array], Array] = lambda x: x
+  normalize_state: Callable[[Array], Array] = lambda x: x
+
+  def __call__(self, params: Params, batch: Batch, key: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Args:
+      batch: video uint8 [B T H W 3], length [B] (frames), tokens [B N], and for actions state [B T S], action
+        [B T-1 A] with their masks.
+
+    Returns:
+      The loss and its parts.
+    """
+    keys = dict(zip(("task", "history", "sigma", "noise", "action"), jax.random.split(key, 5), strict=True))
+    clean = encode(self.codec, batch["video"])
+    observed, text, length = self._draw_tasks(keys["task"], (batch["length"] - 1) // FRAMES_PER_LATENT + 1)
+    most = jnp.clip(length - 1, 1, self.config.max_history)
+    history = jnp.where(observed, jax.random.randint(keys["history"], length.shape, 1, most + 1), 0)
+    context = self.bridge.apply(
+      {"params": params["bridge"]}, jnp.where(text[:, None], batch["tokens"], without_text(batch["tokens"]))
+    )
+
+    tokens_per_frame = clean.shape[2] * clean.shape[3] / self.model.config.video.patch[1] / self.model.config.video.patch[2]
+    sigma = jax.random.uniform(keys["sigma"], length.shape)
+    sigma = shifted(sigma, video_shift(tokens_per_frame, 1) * jnp.sqrt(length))
+    noise = jax.random.normal(keys["noise"], clean.shape)
+    frame = jnp.arange(clean.shape[1])
+    is_history = (frame < history[:, None])[..., None, None, None]
+    latents = jnp.where(is_history, clean, _mix(clean, noise, sigma))
+    inputs = (latents, sigma * TRAIN_TIMESTEPS)
+    span = dict(history=history, length=length)
+    predicted = (frame >= history[:, None]) & (frame < length[:, None])
+
+    if not self.config.actions:
+      velocity = self._apply(params, *inputs, context, **span, method="denoise_video")
+      loss = _masked_mean(velocity - (noise - clean), predicted)
+      return loss, {"loss": loss, "loss_video": loss}
+
+    actions, mask, state, state_mask = self._decisions(batch, history)
+    draws = self.config.action_draws
+    actions, mask = jnp.repeat(actions, draws, 0), jnp.repeat(mask, draws, 0)
+    sigma_key, noise_key = jax.random.split(keys["action"])
+    action_sigma = shifted(jax.random.uniform(sigma_key, actions.shape[:1]), ACTION_SHIFT)
+    action_noise = jax.random.normal(noise_key, actions.shape)
+    action_context = self._apply(params, context, state, state_mask, method="with_state")
+    velocity, action_velocity = self._apply(
+      params,
+      *inputs,
+      _mix(actions, action_noise, action_sigma),
+      action_sigma * TRAIN_TIMESTEPS,
+      context,
+      action_context,
+      **span,
+      method="denoise_joint",
+    )
+    video_loss = _masked_mean(velocity - (noise - clean), predicted)
+    action_loss = _masked_mean(action_velocity - (action_noise - actions), mask)
+    loss = video_loss + self.config.action_weight * action_loss
+    return loss, {"loss": loss, "loss_video": video_loss, "loss_action": action_loss}
+
+  def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
+    return self.model.apply({"params": params}, *args, **kwargs)
+
+  def _draw_tasks(
+    self, key: Array, length: Int[Array, "B"]
+  ) -> tuple[Bool[Array, "B"], Bool[Array, "B"], Int[Array, "B"]]:
+    """One task a clip: whether frames are observed, whether text is read, and how many latent frames there are."""
+    task_key, drop_key = jax.random.split(key)
+    names = sorted(self.config.tasks)
+    weights = jnp.asarray([self.config.tasks[name] for name in names], jnp.float32)
+    task = jax.random.categorical(task_key, jnp.log(weights), shape=length.shape)
+    observed, text, single = (jnp.asarray(column)[task] for column in zip(*(TASKS[n] for n in names), strict=True))
+    kept = jax.random.uniform(drop_key, length.shape) >= self.config.text_dropout
+    return observed, text & kept, jnp.where(single, 1, length)
+
+  def _decisions(self, batch: Batch, history: Int[Array, "B"]):
+    """The action chunk that follows the observed frames, and the robot's state at the last of them."""
+    now = FRAMES_PER_LATENT * (history - 1)
+    index = now[:, None] + jnp.arange(self.config.actions)
+    inside = index < batch["action"].shape[1]
+    index = jnp.minimum(index, batch["action"].shape[1] - 1)
+    actions = jnp.take_along_axis(self.normalize_action(batch["action"]), index[..., None], axis=1)
+    mask = jnp.take_along_axis(batch["action_mask"], index, axis=1) & inside
+    state = jnp.take_along_axis(self.normalize_state(batch["state"]), now[:, None, None], axis=1)[:, 0]
+    state_mask = jnp.take_along_axis(batch["state_mask"], now[:, None], axis=1)
+    return jnp.where(mask[..., None], actions, 0.0), mask, state, jnp.broadcast_to(state_mask, state.shape)
+
+
+def _mix(clean: Array, noise: Array, sigma: Float[Array, "B"]) -> Array:
+  sigma = jnp.reshape(sigma, (-1,) + (1,) * (clean.ndim - 1))
+  return (1 - sigma) * clean + sigma * noise
+
+
+def _masked_mean(error: Float[Array, "B S ..."], mask: Bool[Array, "B S"]) -> Float[Array, ""]:
+  """Mean square over what the mask keeps; 0 if it keeps nothing."""
+  square = jnp.mean(jnp.square(error), axis=tuple(range(2, error.ndim)))
+  return jnp.sum(square * mask) / jnp.maximum(jnp.sum(mask), 1)

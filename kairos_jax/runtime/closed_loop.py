@@ -1,0 +1,102 @@
+"""The closed loop: many episodes at once, a chunk of actions at a time, receding horizon."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from kairos_jax.codec import FRAMES as FRAMES_PER_LATENT
+from kairos_jax.runtime.world_model import WorldModel
+
+
+class Observation(Protocol):
+  """What the robot sees (uint8 [H W 3]) and feels ([S], its own units)."""
+
+  frame: UInt8[np.ndarray, "H W 3"]
+  state: Float[np.ndarray, "S"]
+
+
+class Environment(Protocol):
+  """One episode of a simulated or real robot."""
+
+  def reset(self, seed: int | Sequence[int]) -> Observation: ...
+
+  def step(self, action: Float[np.ndarray, "A"]) -> tuple[Observation, bool, bool]:
+    """Returns (observation, over, success)."""
+
+
+# Actions [B n A] for the next n frames, from all frames since the last call [B m H W 3] and the states [B S].
+Policy = Callable[[UInt8[np.ndarray, "B m H W 3"], Float[np.ndarray, "B S"]], Float[np.ndarray, "B n A"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a batch of episodes ended.
+
+  Attributes:
+    success: of each episode.
+    frames: what was seen, until each episode's end.
+  """
+
+  success: Bool[np.ndarray, "B"]
+  frames: list[UInt8[np.ndarray, "T H W 3"]]
+
+  @property
+  def rate(self) -> float:
+    return float(self.success.mean())
+
+
+def run_episodes(
+  environments: Sequence[Environment],
+  seeds: Sequence[Sequence[int]],
+  policy: Policy,
+  progress: Callable[[float], None] = lambda done: None,
+) -> Outcome:
+  """Runs one episode in each environment, in step, until all are over; `progress` hears the share that is.
+
+  An episode that is over keeps its last frame, so that the batch keeps its shape.
+  """
+  observations = [env.reset(seed) for env, seed in zip(environments, seeds, strict=True)]
+  over, success = np.zeros(len(observations), bool), np.zeros(len(observations), bool)
+  seen = [[o.frame] for o in observations]
+  fresh = [[o.frame] for o in observations]
+  while not over.all():
+    actions = policy(np.stack([np.stack(f) for f in fresh]), np.stack([o.state for o in observations]))
+    fresh = [[] for _ in observations]
+    for step in range(actions.shape[1]):
+      for i, env in enumerate(environments):
+        if not over[i]:
+          observations[i], over[i], success[i] = env.step(actions[i, step])
+          seen[i].append(observations[i].frame)
+        fresh[i].append(observations[i].frame)
+    progress(float(over.mean()))
+  return Outcome(success, [np.stack(frames) for frames in seen])
+
+
+def model_policy(
+  model: WorldModel, instruction: str, *, blind: bool = False, steps: int = 10, seed: int = 0
+) -> Policy:
+  """The world model as a policy: it remembers every frame, and after each latent frame of actions plans anew.
+
+  Args:
+    blind: sees black images: what the policy knows without its eyes.
+    steps: denoising steps of a chunk.
+  """
+  stream, calls = None, 0
+
+  def policy(frames, states):
+    nonlocal stream, calls
+    frames = np.zeros_like(frames) if blind else frames
+    stream = model.prefill(frames, instruction) if stream is None else model.extend(stream, frames)
+    calls += 1
+    return model.act(stream, states, seed=seed + calls, steps=steps)[:, :FRAMES_PER_LATENT]
+
+  return policy
+
+
+def random_policy(action_dim: int, seed: int = 0) -> Policy:
+  """Uniform actions in [-1, 1], each held for a latent frame as a model's would be."""
+  rng = np.random.default_rng(seed)
+  return lambda frames, states: rng.uniform(-1, 1, (len(states), FRAMES_PER_LATENT, action_dim))

@@ -1,0 +1,131 @@
+"""Checkpoints: the train state, the data iterator's position and the run's bookkeeping, saved as one."""
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import grain
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from jaxtyping import PyTree
+
+from kairos_jax.errors import KairosError
+from kairos_jax.training.state import TrainState
+
+# A step folder with all of these was committed; orbax renames a finished save, a copy may still stop half-way.
+_COMMITTED = ("_CHECKPOINT_METADATA", "meta/metadata", "state/_METADATA", "state/manifest.ocdbt")
+
+
+def _steps(folder: Path) -> list[Path]:
+  """Step folders, oldest first, whole or not; temporary folders of an unfinished save are not among them."""
+  steps = [path for path in folder.glob("*") if path.name.isdecimal() and path.is_dir()]
+  return sorted(steps, key=lambda path: int(path.name))
+
+
+def _is_whole(step_folder: Path) -> bool:
+  return all((step_folder / name).is_file() for name in _COMMITTED)
+
+
+def _saved_tree(step_folder: Path) -> PyTree:
+  """The saved state's nested dict of array metadata (shape, dtype); reads no array."""
+  return ocp.PyTreeCheckpointHandler().metadata(step_folder / "state").tree
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _check_shapes(step_folder: Path, abstract: TrainState) -> None:
+  saved, wanted = _shapes(_saved_tree(step_folder)), _shapes(abstract)
+  for name in [*wanted, *saved]:
+    if saved.get(name) != wanted.get(name):
+      there, here = (tree.get(name, "absent") for tree in (saved, wanted))
+      raise KairosError(f"{step_folder}: {name} is {there} in the checkpoint and {here} in this model: configs differ")
+
+
+class Checkpoints:
+  """The checkpoints of one run, `{folder}/{step}/{state,data,meta}`.
+
+  Saving is asynchronous: arrays are copied before `save` returns and written behind the next steps. A save that did
+  not finish is never restored. Use as a context manager; leaving waits for the last write.
+  """
+
+  def __init__(self, folder: Path, keep: int):
+    """Opens `folder`, creating it if need be, and clears what a crash left half-written.
+
+    Args:
+      folder: where the step folders lie.
+      keep: how many of the newest steps to keep.
+    """
+    self._folder = folder.absolute()
+    for broken in (path for path in _steps(self._folder) if not _is_whole(path)):
+      logging.warning("%s is half-written: removed", broken)
+      shutil.rmtree(broken)
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._manager.close()
+
+  def latest_step(self) -> int | None:
+    """The newest step that can be restored."""
+    return self._manager.latest_step()
+
+  def save(self, state: TrainState, meta: dict, data: grain.DatasetIterator | None = None) -> None:
+    """Starts saving `state`, under its own step, with the position of `data` and the JSON-able `meta`."""
+    items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(meta)}
+    if data is not None:
+      items["data"] = grain.checkpoint.CheckpointSave(data)
+    self._manager.save(int(state.step), args=ocp.args.Composite(**items))
+
+  def restore(self, abstract: TrainState, data: grain.DatasetIterator) -> tuple[TrainState, dict]:
+    """Restores the latest step and moves `data` to where it was.
+
+    Args:
+      abstract: ShapeDtypeStructs with the shardings to restore onto.
+      data: an iterator over the same data set; its position is set in place.
+
+    Returns:
+      The state and the `meta` it was saved with.
+
+    Raises:
+      KairosError: naming the first array whose shape differs, and both shapes.
+    """
+    step = self._manager.latest_step()
+    _check_shapes(self._folder / str(step), abstract)
+    items = ocp.args.Composite(
+      state=ocp.args.StandardRestore(abstract),
+      data=grain.checkpoint.CheckpointRestore(data),
+      meta=ocp.args.JsonRestore(),
+    )
+    restored = self._manager.restore(step, args=items)
+    return restored.state, restored.meta
+
+
+def load_params(folder: Path | str, which: Literal["ema", "params"] = "ema") -> PyTree[np.ndarray]:
+  """Loads only the weights of the latest checkpoint, for inference or to start the next stage.
+
+  Args:
+    folder: a run's `checkpoints` folder, or a `failed-{step}` folder.
+    which: the moving average or the raw weights.
+
+  Returns:
+    A nested dict of numpy arrays.
+
+  Raises:
+    KairosError: if the folder holds no whole checkpoint.
+  """
+  whole = [path for path in _steps(Path(folder).absolute()) if _is_whole(path)]
+  if not whole:
+    raise KairosError(f"{folder} holds no finished checkpoint: give the checkpoints folder of a run")
+  saved = _saved_tree(whole[-1])[which]
+  wanted = {which: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)}
+  as_numpy = {which: jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)}
+  args = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
+  return ocp.PyTreeCheckpointHandler().restore(whole[-1] / "state", args=args)[which]

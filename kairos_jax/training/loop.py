@@ -1,0 +1,154 @@
+"""The training loop: one stage from its first step, or from wherever it was interrupted, to its last."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
+from ml_collections import ConfigDict
+
+from kairos_jax.errors import KairosError
+from kairos_jax.parallel.mesh import batch_sharding, fsdp_sharding
+from kairos_jax.training import guard
+from kairos_jax.training import state as state_lib
+from kairos_jax.training.checkpoint import Checkpoints
+from kairos_jax.training.metrics import MetricLog, average
+from kairos_jax.training.optimizer import make_optimizer
+from kairos_jax.training.progress import Progress
+from kairos_jax.training.step import LossFn, Metrics, make_train_step
+
+
+class Interrupted(SystemExit):
+  """SIGTERM was received and the state saved. Uncaught it ends the process with code 0: start again to go on."""
+
+
+class _InFlight(NamedTuple):
+  """A step whose metrics were not read yet."""
+
+  number: int
+  limit: np.float32
+  metrics: Metrics
+  ids: list[str]
+
+
+@contextmanager
+def _sigterm_noted() -> Iterator[list[int]]:
+  """Collects SIGTERM in a list instead of dying from it; raises Interrupted once the block has ended."""
+  received = []
+  previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+  try:
+    yield received
+  finally:
+    signal.signal(signal.SIGTERM, previous)
+  if received:
+    raise Interrupted(0)
+
+
+def _to_devices(batch: dict[str, np.ndarray], mesh: Mesh, accumulate: int) -> dict[str, Array]:
+  """Sends numbers to the devices; strings and other objects stay on the host."""
+  size, parts = len(batch["id"]) * jax.process_count(), mesh.size * accumulate
+  if size % parts:
+    raise KairosError(f"batch size {size} is not a multiple of {parts} (devices x accumulate)")
+  numbers = {name: value for name, value in batch.items() if value.dtype.kind in "biuf"}
+  return {name: jax.make_array_from_process_local_data(batch_sharding(mesh), x) for name, x in numbers.items()}
+
+
+def train(
+  *,
+  name: str,
+  loss_fn: LossFn,
+  params: PyTree[Array],
+  data: grain.DatasetIterator,
+  config: ConfigDict,
+  workdir: Path | str,
+  mesh: Mesh,
+  seed: int = 0,
+) -> PyTree[Array]:
+  """Trains until `config.steps`; a run killed at any moment and started again gives the same numbers.
+
+  Phases: plan the state's layout, restore or initialise, step, save. Writes `checkpoints/` and `metrics.jsonl` in
+  `workdir`. A finished run returns at once.
+
+  Args:
+    name: of the stage, for the display.
+    loss_fn: (params, batch, key) -> (scalar loss, dict of scalar metrics), see `step.make_train_step`.
+    params: initial weights, left untouched.
+    data: batches as dicts of numpy arrays [B, ...] with "id", the record ids; its position is saved and restored.
+    config: steps, log_every, checkpoint_every, keep (checkpoints), ema_decay, accumulate, explode_factor, optimizer.
+    workdir: folder of the run.
+    mesh: from `parallel.mesh.make_mesh`.
+    seed: of the random keys given to `loss_fn`.
+
+  Returns:
+    The moving average of the weights.
+
+  Raises:
+    KairosError: if the loss is not finite or explodes (see `guard.stop`), the data ends early, the batch does not
+      divide, or the checkpoint is of another model.
+    Interrupted: after SIGTERM, with the state saved.
+  """
+  workdir = Path(workdir)
+  steps = config.steps
+
+  # Plan: shapes and layout of the state, without allocating it.
+  optimizer = make_optimizer(config.optimizer, steps)
+  create = partial(state_lib.create, optimizer=optimizer, key=jax.random.key(seed))
+  abstract = jax.eval_shape(create, params)
+  sharding = fsdp_sharding(mesh, abstract)
+  train_step = make_train_step(loss_fn, optimizer, config.ema_decay, config.accumulate, sharding)
+
+  with _sigterm_noted() as sigterm, Checkpoints(workdir / "checkpoints", config.keep) as checkpoints:
+    # Restore, or initialise.
+    start = checkpoints.latest_step() or 0
+    if start:
+      to_restore = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, sharding)
+      state, meta = checkpoints.restore(to_restore, data)
+    else:
+      state, meta = jax.jit(create, out_shardings=sharding)(params), {"losses": [], "window": []}
+    watch = guard.LossGuard(config.explode_factor, meta["losses"])
+    window = meta["window"]  # metrics of the steps since the last log line
+
+    with MetricLog(workdir, start) as log, Progress(name, start, steps) as progress:
+      progress.announce(f"step {start} of {steps}" + (f", restored from {workdir}" if start else f" in {workdir}"))
+
+      def settle(flight: _InFlight) -> None:
+        """Reads a step's metrics (this waits for the device), judges and logs them."""
+        metrics = {key: value.item() for key, value in jax.device_get(flight.metrics).items()}
+        if reason := watch.judge(metrics, flight.limit):
+          guard.stop(workdir, state, reason, metrics, flight.ids)
+        del metrics["finite"]
+        window.append(metrics)
+        done = flight.number + 1
+        progress.update(done, metrics)
+        if done % config.log_every == 0 or done == steps:
+          log.write(done, average(window))
+          window.clear()
+
+      # Step. The metrics of a step are read after the next one was dispatched, so that the device never waits.
+      in_flight = None
+      for number in range(start, steps):
+        batch = next(data, None)
+        if batch is None:
+          raise KairosError(f"{name}: the data ended after {number} of {steps} steps")
+        limit = watch.limit()
+        state, metrics = train_step(state, _to_devices(batch, mesh, config.accumulate), number, limit)
+        if in_flight:
+          settle(in_flight)
+        in_flight = _InFlight(number, limit, metrics, [str(record) for record in batch["id"]])
+
+        # Save. Only what was judged is saved, so the step still in flight is waited for.
+        if (number + 1) % config.checkpoint_every == 0 or number + 1 == steps or sigterm:
+          settle(in_flight)
+          in_flight = None
+          checkpoints.save(state, {"losses": watch.losses, "window": list(window)}, data)
+          if sigterm:
+            progress.announce(f"SIGTERM: saved step {number + 1}; start again to go on")
+            break
+  return state.ema

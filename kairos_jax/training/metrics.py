@@ -1,0 +1,70 @@
+"""Metrics on disk: one JSON object a line, and TensorBoard where tensorflow is installed."""
+
+import importlib.util
+import json
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+from clu import metrics as clu_metrics
+
+from kairos_jax.files import replaced
+
+
+def average(window: list[dict[str, float]]) -> dict[str, float]:
+  """Mean of each metric over the steps since the last log point; all steps have the same keys."""
+  values = {name: jnp.array([step[name] for step in window]) for name in window[0]}
+  return {name: float(clu_metrics.Average.from_model_output(v).compute()) for name, v in values.items()}
+
+
+def read(path: Path) -> list[dict]:
+  """Reads `metrics.jsonl`, oldest first; an unfinished last line, left by a kill, is passed over."""
+  records = []
+  for line in path.read_text().splitlines() if path.exists() else []:
+    try:
+      records.append(json.loads(line))
+    except ValueError:
+      break
+  return records
+
+
+class MetricLog:
+  """Appends to `{workdir}/metrics.jsonl`; use as a context manager."""
+
+  def __init__(self, workdir: Path, step: int):
+    """Opens the log at `step`: lines beyond it were written by a run that was killed before its next checkpoint.
+
+    Args:
+      workdir: folder of the run.
+      step: the step restored, 0 for a fresh run.
+    """
+    path = workdir / "metrics.jsonl"
+    kept = [json.dumps(record) + "\n" for record in read(path) if record["step"] <= step]
+    with replaced(path) as partial:
+      Path(partial).write_text("".join(kept))
+    self._file = path.open("a")
+    self._tensorboard = None
+    if importlib.util.find_spec("tensorflow"):
+      from clu import metric_writers
+
+      self._tensorboard = metric_writers.SummaryWriter(str(workdir))
+    self._last = (step, time.monotonic())
+
+  def __enter__(self) -> "MetricLog":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._file.close()
+    if self._tensorboard:
+      self._tensorboard.close()
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Writes one line: step, time (Unix, s), steps_per_second since the last line, and `values`; on disk on return."""
+    last_step, last_time = self._last
+    self._last = (step, time.monotonic())
+    rate = (step - last_step) / (self._last[1] - last_time)
+    record = {"step": step, "time": time.time(), "steps_per_second": rate} | values
+    self._file.write(json.dumps(record) + "\n")
+    self._file.flush()
+    if self._tensorboard:
+      self._tensorboard.write_scalars(step, values | {"steps_per_second": rate})

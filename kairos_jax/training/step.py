@@ -1,0 +1,86 @@
+"""One compiled update: accumulate gradients, check them, step the optimizer, move the average."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from kairos_jax.training.state import TrainState
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+LossFn = Callable[[PyTree[Array], Batch, PRNGKeyArray], tuple[Float[Array, ""], Metrics]]
+TrainStep = Callable[[TrainState, Batch, int, np.float32], tuple[TrainState, Metrics]]
+
+
+def ema_decay_at(step: Array, decay: float) -> Float[Array, ""]:
+  """Decay after `step` updates, min(decay, (1 + n) / (10 + n)): short runs are not stuck at their initial weights."""
+  return jnp.minimum(decay, (1 + step) / (10 + step))
+
+
+def _microbatches(batch: Batch, parts: int) -> Batch:
+  """[B, ...] -> [parts, B / parts, ...], interleaved so that each device of a sharded batch keeps its own rows."""
+  return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+
+
+def _loss_and_gradients(
+  loss_fn: LossFn, params: PyTree[Array], batch: Batch, key: PRNGKeyArray, accumulate: int
+) -> tuple[Array, Metrics, PyTree[Array]]:
+  """Means over the micro-batches; equal to one big batch where the loss is a plain mean over its samples."""
+
+  def add(total, xs):
+    (loss, metrics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, *xs)
+    return jax.tree.map(jnp.add, total, gradients), (loss, metrics)
+
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  xs = _microbatches(batch, accumulate), jax.random.split(key, accumulate)
+  gradients, (losses, metrics) = jax.lax.scan(add, zeros, xs)
+  gradients = jax.tree.map(lambda g: g / accumulate, gradients)
+  return losses.mean(), jax.tree.map(lambda m: m.mean(0), metrics), gradients
+
+
+def make_train_step(
+  loss_fn: LossFn,
+  optimizer: optax.GradientTransformation,
+  ema_decay: float,
+  accumulate: int,
+  state_sharding: PyTree[NamedSharding] | None = None,
+) -> TrainStep:
+  """Compiles `train_step(state, batch, number, limit) -> (state, metrics)`; the state passed in is donated.
+
+  The update is applied only if the loss and the gradients' norm are finite, the loss is at most `limit`, and
+  `state.step == number`. Otherwise the state comes back untouched, its step too. So once one update is refused, all
+  later ones are, and a host that reads metrics one step late still holds the state from before the bad update.
+
+  Args:
+    loss_fn: (params, batch, key) -> (scalar loss, dict of scalar metrics).
+    optimizer: for example `optimizer.make_optimizer(...)`.
+    ema_decay: final decay of the moving average, see `ema_decay_at`.
+    accumulate: number of micro-batches; divides the batch size.
+    state_sharding: layout of the state, kept from step to step; None leaves it to the compiler.
+
+  Returns:
+    The step. Metrics are those of `loss_fn` plus "loss", "grad_norm" (before clipping) and "finite" (bool).
+  """
+
+  def train_step(state: TrainState, batch: Batch, number: int, limit: np.float32) -> tuple[TrainState, Metrics]:
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    loss, metrics, gradients = _loss_and_gradients(loss_fn, state.params, batch, key, accumulate)
+    grad_norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = ema_decay_at(state.step, ema_decay)
+    ema = jax.tree.map(lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), state.ema, params)
+    updated = TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state, key=state.key)
+
+    accept = finite & (loss <= limit) & (state.step == number)
+    state = jax.tree.map(lambda new, old: jnp.where(accept, new, old), updated, state)
+    return state, metrics | {"loss": loss, "grad_norm": grad_norm, "finite": finite}
+
+  return jax.jit(train_step, donate_argnums=0, out_shardings=(state_sharding, None))

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from data_pipelines.simulate.cue_reach import CUE_FRAMES, HORIZON, CueReach
+from data_pipelines.simulate.tabletop import BALLS
+from kairos_jax.errors import KairosError
+
+GREY, RED, BLUE = 0, 1, 2
+
+
+@pytest.fixture(scope="module")
+def env():
+  return CueReach(size=48)
+
+
+def bar_colour(frame):
+  """What the bar shows, by its pixels: rows near the top, in the middle."""
+  red, _, blue = frame[12:16, 18:30].reshape(-1, 3).astype(int).max(axis=0)
+  return RED if red > blue + 60 else BLUE if blue > red + 60 else GREY
+
+
+@pytest.mark.parametrize("cue", ["visible", "hidden"])
+def test_the_expert_always_succeeds(env, cue):
+  env.cue = cue
+  for seed in range(20):
+    env.reset(seed)
+    done = success = False
+    while not done:
+      _, done, success = env.step(env.expert())
+    assert success and env.frame < HORIZON, seed
+
+
+def test_the_bar_tells_the_goal_and_a_hidden_cue_is_gone(env):
+  seen = set()
+  for seed in range(6):
+    for cue in ("visible", "hidden"):
+      env.cue = cue
+      frames = [env.reset(seed).frame] + [env.step(np.zeros(3))[0].frame for _ in range(CUE_FRAMES + 1)]
+      shown = (RED, BLUE)[env.goal]
+      after = shown if cue == "visible" else GREY
+      assert [bar_colour(frame) for frame in frames] == [shown] * CUE_FRAMES + [after] * 2
+      seen.add(shown)
+  assert seen == {RED, BLUE}
+
+
+def test_an_episode_is_its_seed(env):
+  env.cue = "visible"
+  first, again, other = (env.reset(seed) for seed in (3, 3, 4))
+  np.testing.assert_array_equal(first.frame, again.frame)
+  np.testing.assert_array_equal(first.state, again.state)
+  assert first.state.dtype == np.float32 and (first.frame != other.frame).any()
+  fresh = CueReach(size=48).reset(3)
+  np.testing.assert_array_equal(first.frame, fresh.frame)
+
+
+def test_the_wrong_ball_ends_the_episode_without_success(env):
+  env.cue = "visible"
+  env.reset(0)
+  env.goal = 1 - env.goal
+  wrong, env.goal = env.goal, 1 - env.goal
+  done = False
+  while not done:
+    _, done, success = env.step(env.table.reach(env.table.balls[wrong]))
+  assert env.touched == [BALLS[wrong]] and not success
+
+
+def test_time_runs_out(env):
+  env.reset(0)
+  results = [env.step(np.zeros(3))[1:] for _ in range(HORIZON)]
+  assert results[-2:] == [(False, False), (True, False)]
+
+
+def test_user_errors(env):
+  with pytest.raises(KairosError, match="cue mode"):
+    CueReach(cue="blind")
+  with pytest.raises(KairosError, match="frame size"):
+    CueReach(size=4)
+  env.reset(0)
+  for action in ([0, 0], [0, 0, np.nan]):
+    with pytest.raises(KairosError, match="three finite numbers"):
+      env.step(action)

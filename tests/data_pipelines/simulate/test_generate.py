@@ -1,0 +1,82 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from data_pipelines import records
+from data_pipelines.reader import read
+from data_pipelines.simulate.cue_reach import CUE_FRAMES
+from data_pipelines.simulate.generate import KINDS, build, generate
+from kairos_jax.errors import KairosError
+
+
+def digest(folder):
+  return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_clip_is_its_seed_and_number(kind):
+  clips = [records.encode(clip) for clip in generate(kind, 4, seed=5, size=16)]
+  again = [records.encode(clip) for clip in generate(kind, 4, seed=5, size=16)]
+  other = [records.encode(clip) for clip in generate(kind, 4, seed=6, size=16)]
+  assert clips == again
+  assert len({*clips, *other}) == 8
+
+
+def test_the_third_clip_does_not_depend_on_those_before():
+  *_, third = generate("physics", 3, seed=1, size=16)
+  list(generate("physics", 9, seed=2, size=16))
+  *_, again = generate("physics", 3, seed=1, size=16)
+  np.testing.assert_array_equal(third.video, again.video)
+
+
+def test_robot_clips():
+  clips = list(generate("robot", 24, seed=0, size=16))
+  for clip in clips:
+    assert 21 <= len(clip.video) <= 41
+    assert clip.state_mask.all() and clip.action_mask.all()
+    assert clip.state.shape[1] == clip.action.shape[1] == 3 and np.abs(clip.action).max() <= 1
+    assert not any(colour in clip.instruction for colour in ("red", "blue"))
+  waiting = [not clip.action[:CUE_FRAMES].any() for clip in clips]
+  assert 6 <= sum(waiting) <= 18
+  # The undisturbed expert moves by what it commands; a disturbed one does not, and its labels stay the expert's.
+  moved = [np.abs(np.diff(clip.state, axis=0)[:3] - 0.03 * clip.action[:3]).max() for clip in clips]
+  assert min(moved) < 0.02 < max(moved)
+
+
+def test_hand_and_physics_clips_have_no_labels():
+  for kind in ("hand", "physics"):
+    for clip in generate(kind, 6, seed=0, size=16):
+      assert clip.video.shape == (33, 16, 16, 3)
+      assert clip.state.shape == (33, 0) and not clip.action_mask.any() and not clip.state_mask.any()
+      assert len(clip.caption.split()) >= 6
+      # Something is seen to happen.
+      assert np.abs(clip.video[0].astype(int) - clip.video[16]).max() > 40, clip.caption
+
+
+def test_build_gives_the_same_bytes_whatever_the_processes_and_keeps_what_is_complete(tmp_path):
+  counts = {"physics": 3, "robot": 3}
+  build(tmp_path / "one", counts, seed=0, size=16, processes=1)
+  build(tmp_path / "two", counts, seed=0, size=16, processes=2)
+  built = digest(tmp_path / "one")
+  assert digest(tmp_path / "two") == built and len(built) == 3
+  assert [record.clip.source for record in read(tmp_path / "one" / "robot")] == ["robot"] * 3
+
+  shard = tmp_path / "one" / "robot" / "robot-00000-of-00001.array_record"
+  before = shard.stat().st_mtime_ns
+  build(tmp_path / "one", counts, seed=0, size=16, processes=1)
+  assert shard.stat().st_mtime_ns == before
+  build(tmp_path / "one", {"robot": 2}, seed=0, size=16, processes=1)
+  assert json.loads((tmp_path / "one" / "robot" / "dataset.json").read_text())["records"] == 2
+
+
+def test_user_errors(tmp_path):
+  for counts, seed, words in (
+    ({"moon": 1}, 0, "unknown kind of clip 'moon'"),
+    ({"robot": 0}, 0, "at least 1"),
+    ({"robot": 1}, -1, "negative"),
+  ):
+    with pytest.raises(KairosError, match=words):
+      build(tmp_path, counts, seed, 16)
+  assert not list(tmp_path.iterdir())

@@ -1,0 +1,93 @@
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from kairos_jax.errors import KairosError
+from kairos_jax.parallel.mesh import make_mesh
+from kairos_jax.training import Interrupted, load_params, train
+from tests.training import toy
+
+
+def run(workdir, data=None, **changes):
+  config = toy.make_config(**{"steps": 12, "log_every": 4, "checkpoint_every": 5} | changes)
+  arguments = dict(name="toy", loss_fn=toy.loss_fn, params=toy.make_params(), config=config, workdir=workdir)
+  return train(data=data or toy.make_data(), mesh=make_mesh(), **arguments)
+
+
+def records_of_batch(number):
+  data = toy.make_data(records=1024)
+  for _ in range(number):
+    next(data)
+  return [int(record.removeprefix("toy/")) for record in next(data)["id"]]
+
+
+def test_trains_logs_and_returns_the_average(tmp_path, capsys):
+  final = run(tmp_path)
+  records = toy.losses(tmp_path)
+  assert [record["step"] for record in records] == [4, 8, 12]
+  assert set(records[0]) == {"step", "loss", "double_loss", "grad_norm"}
+  np.testing.assert_allclose(records[0]["double_loss"], 2 * records[0]["loss"], rtol=1e-6)
+  assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["10", "12"]
+  jax.tree.map(np.testing.assert_array_equal, load_params(tmp_path / "checkpoints"), jax.tree.map(np.array, final))
+  assert "toy: step 0 of 12" in capsys.readouterr().out
+
+  # Once more: finished, so nothing is read and nothing is written.
+  lines = (tmp_path / "metrics.jsonl").read_text()
+  again = run(tmp_path, data=toy.make_data(scale_of=lambda index: np.nan))
+  jax.tree.map(np.testing.assert_array_equal, again, final)
+  assert (tmp_path / "metrics.jsonl").read_text() == lines
+
+
+def test_nan_batch_stops_before_its_update_and_names_its_records(tmp_path):
+  records = records_of_batch(7)
+  poisoned = toy.make_data(records=1024, scale_of=lambda index: np.nan if index == records[3] else 1.0)
+  with pytest.raises(KairosError, match="after step 7: loss nan .*not finite.*failed-7") as error:
+    run(tmp_path / "poisoned", data=poisoned)
+  assert f"toy/{records[3]}" in str(error.value)
+  failure = json.loads((tmp_path / "poisoned/failure.json").read_text())
+  assert failure["step"] == 7 and failure["metrics"]["loss"] == "nan"
+  assert failure["ids"] == [f"toy/{index}" for index in records]
+  # The state kept is the one that a run without that record has after as many steps.
+  run(tmp_path / "clean", data=toy.make_data(records=1024), checkpoint_every=7)
+  shutil.rmtree(tmp_path / "clean/checkpoints/12")
+  kept, expected = (load_params(tmp_path / folder) for folder in ("poisoned/failed-7", "clean/checkpoints"))
+  jax.tree.map(np.testing.assert_array_equal, kept, expected)
+
+
+def test_exploding_loss_stops(tmp_path):
+  records = records_of_batch(60)
+  data = toy.make_data(records=1024, scale_of=lambda index: 100.0 if index in records else 1.0)
+  with pytest.raises(KairosError, match="after step 60: loss .* exceeds .*20 x the median"):
+    run(tmp_path, data=data, steps=100, log_every=20, checkpoint_every=100)
+
+
+def test_sigterm_saves_and_the_handler_is_given_back(tmp_path):
+  handler = signal.getsignal(signal.SIGTERM)
+  trigger = records_of_batch(6)[0]
+
+  def terminate(index):
+    if index == trigger:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return 1.0
+
+  with pytest.raises(Interrupted) as interrupted:
+    run(tmp_path, data=toy.make_data(records=1024, scale_of=terminate), checkpoint_every=100)
+  assert interrupted.value.code == 0
+  assert signal.getsignal(signal.SIGTERM) is handler
+  (saved,) = (tmp_path / "checkpoints").iterdir()
+  assert 1 <= int(saved.name) <= 7  # records are read ahead
+
+
+def test_data_that_ends_early(tmp_path):
+  with pytest.raises(KairosError, match="toy: the data ended after 2 of 12 steps"):
+    run(tmp_path, data=toy.make_data(records=16, epochs=1))
+
+
+def test_batch_that_does_not_divide(tmp_path):
+  with pytest.raises(KairosError, match="batch size 8 is not a multiple of 3"):
+    run(tmp_path, accumulate=3)
