@@ -17,6 +17,7 @@ from data_pipelines.shards import read_manifest
 from kairos_jax.errors import KairosError
 
 Tokenize = Callable[[str], Int32[np.ndarray, "N"]]
+Sample = dict[str, np.ndarray | np.generic]
 
 
 def make_loader(
@@ -117,7 +118,7 @@ class _Sampler:
   state_dim: int
   action_dim: int
 
-  def __call__(self, index: int, draw: _Draw) -> dict[str, np.ndarray]:
+  def __call__(self, index: int, draw: _Draw) -> Sample:
     clip = draw.record.clip
     rng = np.random.default_rng([self.seed, index])
     told, moment = rng.random(2)
@@ -133,7 +134,7 @@ class _Sampler:
     }
 
 
-def window(clip: Clip, start: int, frames: int, state_dim: int, action_dim: int) -> dict[str, np.ndarray]:
+def window(clip: Clip, start: int, frames: int, state_dim: int, action_dim: int) -> Sample:
   """Frames [start, start + frames) of a clip, of fixed shapes: the video is padded with the clip's last frame.
 
   States and actions are 0 with a False mask in the padding, and throughout if their number of dimensions differs.

@@ -5,6 +5,7 @@ The schema, with shapes and units, is in docs/data.md. Records are safetensors b
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -80,12 +81,12 @@ def decode(record: bytes) -> Clip:
     raise KairosError(f"record fields differ from the schema: {sorted(tensors.keys() ^ _FIELDS)} missing or unknown")
   if tensors["fps"].shape != ():
     raise KairosError(f"record fps has shape {list(tensors['fps'].shape)}: a scalar is required")
-  strings = {}
+  fields: dict[str, Any] = {**tensors, "fps": float(tensors["fps"])}
   for name in _STRINGS:
     if tensors[name].dtype != np.uint8 or tensors[name].ndim != 1:
       raise KairosError(f"record {name} is {tensors[name].dtype}, rank {tensors[name].ndim}: UTF-8 bytes are required")
     try:
-      strings[name] = tensors[name].tobytes().decode()
+      fields[name] = tensors[name].tobytes().decode()
     except UnicodeDecodeError as error:
       raise KairosError(f"record {name} is not UTF-8: {error.reason}") from error
-  return Clip(**{**tensors, **strings, "fps": float(tensors["fps"])})
+  return Clip(**fields)

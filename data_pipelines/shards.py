@@ -44,12 +44,12 @@ def write_shards(
   counts: list[int] = []
   temporary: list[Path] = []
   try:
-    for shard in _split(clips, per_shard):
+    for chunk in _split(clips, per_shard):
       counts.append(0)
       temporary.append(folder / f".{name}-{len(temporary):05d}.{os.getpid()}.tmp")
       # One record a group: a random read decompresses that record alone.
       writer = ArrayRecordWriter(str(temporary[-1]), "group_size:1,zstd")
-      for clip in shard:
+      for clip in chunk:
         writer.write(records.encode(clip))
         counts[-1] += 1
         sources.setdefault(clip.source, _Source(clip)).add(clip)

@@ -17,8 +17,9 @@ from data_pipelines.simulate.physics import Physics
 from data_pipelines.simulate.robot import Robot
 from kairos_jax.errors import KairosError
 
-KINDS = {"physics": Physics, "hand": Hand, "robot": Robot}
+KINDS: dict[str, type[Physics] | type[Hand] | type[Robot]] = {"physics": Physics, "hand": Hand, "robot": Robot}
 _PER_SHARD = 64
+_VERSION = 1  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade
 
 
 def generate(kind: str, count: int, seed: int, size: int) -> Iterator[Clip]:
@@ -34,7 +35,7 @@ def generate(kind: str, count: int, seed: int, size: int) -> Iterator[Clip]:
 def build(folder: str | Path, counts: Mapping[str, int], seed: int, size: int, processes: int = 2) -> None:
   """Writes folder/{kind}/*.array_record with its manifest, for every kind in `counts` (clips each).
 
-  A dataset that is complete, with the same seed, count and size, is kept. The bytes do not depend on `processes`.
+  A dataset that is complete, of the same seed, count and size, is kept. The bytes do not depend on `processes`.
 
   Raises:
     KairosError: unknown kind, a count below 1, a negative seed, a size out of range, or no OpenGL.
@@ -43,16 +44,17 @@ def build(folder: str | Path, counts: Mapping[str, int], seed: int, size: int, p
     _check(kind, seed)
     if count < 1:
       raise KairosError(f"{count} {kind} clips asked for: at least 1")
-  recipes = {kind: dict(kind=kind, seed=seed, count=count, size=size) for kind, count in counts.items()}
-  missing = {kind: recipe for kind, recipe in recipes.items() if not _is_complete(Path(folder) / kind, recipe)}
+  common = {"seed": seed, "size": size, "version": _VERSION}
+  recipes = {kind: {"kind": kind, "count": count, **common} for kind, count in counts.items()}
+  missing = [kind for kind, recipe in recipes.items() if not _is_complete(Path(folder) / kind, recipe)]
   if not missing:
     return
   with _mapper(processes) as map_in_order, progress.Progress() as bars:
-    for kind, recipe in missing.items():
+    for kind in missing:
       job = functools.partial(_encoded_clip, kind, seed, size)
-      clips = map(records.decode, map_in_order(job, range(recipe["count"])))
-      tracked = bars.track(clips, total=recipe["count"], description=f"{kind:8}")
-      shards.write_shards(tracked, Path(folder) / kind, kind, _PER_SHARD, recipe)
+      clips = map(records.decode, map_in_order(job, range(counts[kind])))
+      tracked = bars.track(clips, total=counts[kind], description=f"{kind:8}")
+      shards.write_shards(tracked, Path(folder) / kind, kind, _PER_SHARD, recipes[kind])
 
 
 @functools.cache
@@ -77,12 +79,12 @@ def _mapper(processes: int) -> Iterator[Callable]:
     yield map
     return
   # The workers leave Ctrl-C to the parent, which ends them.
-  ignore_interrupt = dict(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
-  with multiprocessing.get_context("spawn").Pool(processes, **ignore_interrupt) as pool:
+  spawn = multiprocessing.get_context("spawn")
+  with spawn.Pool(processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
     yield functools.partial(pool.imap, chunksize=4)
 
 
-def _is_complete(folder: Path, recipe: dict[str, object]) -> bool:
+def _is_complete(folder: Path, recipe: Mapping[str, object]) -> bool:
   try:
     manifest = shards.read_manifest(folder)
   except KairosError:

@@ -4,6 +4,8 @@ Gravity is a sixth of the Earth's, as on the Moon, so that a fall lasts several 
 shape, colour, size and speed; one model holds them all, and those a clip does not use are hidden.
 """
 
+from collections.abc import Sequence
+
 import mujoco
 import numpy as np
 
@@ -40,6 +42,8 @@ _BODIES += f"""
     <geom name="bob" type="sphere" pos="0 0 -{_LENGTH}" size="{_RADIUS}" mass=".3" {_CONTACT}/>
   </body>
 """
+
+Vector = Sequence[float] | np.ndarray
 
 
 class Physics:
@@ -132,8 +136,16 @@ class Physics:
     self._scene.paint(geom, rgb)
     self._scene.model.geom(geom).contype = self._scene.model.geom(geom).conaffinity = int(collides)
 
-  def _add(self, rng, position, velocity, spin=(0, 0, 0), quat=(1, 0, 0, 0), shape=None) -> tuple[str, str]:
-    """Places a hidden body of random look; height None lets it rest on the floor. Returns its description and shape."""
+  def _add(
+    self,
+    rng: np.random.Generator,
+    position: Sequence[float | None],
+    velocity: Vector,
+    spin: Vector = (0, 0, 0),
+    quat: Vector = (1, 0, 0, 0),
+    shape: str | None = None,
+  ) -> tuple[str, str]:
+    """Brings in a hidden body of random look; one of height None rests on the floor. Returns its words and shape."""
     scene = self._scene
     hidden = [
       (name, i)

@@ -123,7 +123,15 @@ def sample_joint(
     latents, actions = sample
     t, t_action = (jnp.broadcast_to(t, latents.shape[:1]) for t in timestep)
     video, action = model.apply(
-      {"params": params}, latents, t, actions, t_action, context, action_context, history=history, method="denoise_joint"
+      {"params": params},
+      latents,
+      t,
+      actions,
+      t_action,
+      context,
+      action_context,
+      history=history,
+      method="denoise_joint",
     )
     if guidance != 1.0:
       without = _video_velocity(model, params, observed)(latents, timestep[0], negative, None)
@@ -159,8 +167,6 @@ def _video_velocity(model: WorldActionModel, params: Params, observed: Array | N
 
   def velocity(latents, timestep, context, memory):
     t = jnp.broadcast_to(timestep, latents.shape[:1])
-    return model.apply(
-      {"params": params}, latents, t, context, history=history, memory=memory, method="denoise_video"
-    )
+    return model.apply({"params": params}, latents, t, context, history=history, memory=memory, method="denoise_video")
 
   return velocity

@@ -135,9 +135,7 @@ def _masks(case: GoldenCase) -> Compared:
       kind, (meta["window_size"], meta["dilated_length"])
     )
     rule = Rule(radius, dilation, history_sees_future=not restrict, all_see_history=bool(all_history))
-    mask = mixture_mask(
-      rule, frames=frames, tokens_per_frame=tokens, actions=actions, history=min(history, frames)
-    )
+    mask = mixture_mask(rule, frames=frames, tokens_per_frame=tokens, actions=actions, history=min(history, frames))
     video = frames * tokens
     region_mask = {
       "video_action_mixed": mask,
@@ -429,7 +427,9 @@ def _schedules(case: GoldenCase) -> Compared:
       yield from _training_schedule(name, schedule, t, case.tensors)
 
 
-def _training_schedule(name: str, schedule: Schedule, t: dict[str, np.ndarray], shared: dict[str, np.ndarray]) -> Compared:
+def _training_schedule(
+  name: str, schedule: Schedule, t: dict[str, np.ndarray], shared: dict[str, np.ndarray]
+) -> Compared:
   x, noise = shared["x"], shared["noise"]
   yield f"{name}/weights", schedule.weights, t["weights"]
   index = [schedule.nearest(timestep) for timestep in t["query_timesteps"]]

@@ -46,7 +46,9 @@ class VideoConfig:
   def __post_init__(self):
     unknown = sorted(set(self.layers) - set(LAYER_KINDS))
     if unknown or not self.layers:
-      raise KairosError(f"video layers: {unknown or self.layers}; allowed: a non-empty list of {', '.join(LAYER_KINDS)}")
+      raise KairosError(
+        f"video layers: {unknown or self.layers}; allowed: a non-empty list of {', '.join(LAYER_KINDS)}"
+      )
     if self.dim % (2 * self.heads):
       raise KairosError(f"video dim is {self.dim}; it must be a multiple of 2 x heads = {2 * self.heads}")
 

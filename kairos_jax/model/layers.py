@@ -146,9 +146,7 @@ class Block(nn.Module):
     return x, kept
 
   def _norm(self, name: str, *, affine: bool) -> nn.LayerNorm:
-    return nn.LayerNorm(
-      self.eps, self.dtype, use_bias=affine, use_scale=affine, use_fast_variance=False, name=name
-    )
+    return nn.LayerNorm(self.eps, self.dtype, use_bias=affine, use_scale=affine, use_fast_variance=False, name=name)
 
 
 REMAT_POLICIES = {

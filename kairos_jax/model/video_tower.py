@@ -181,5 +181,3 @@ def history_frames(written: dict[str, Any], config: VideoConfig, frames: int) ->
   """The first `frames` frames of what attention layers wrote: what actions may read."""
   caches = {layer_name(i): memory_lib.FrameCache(**written[layer_name(i)]) for i in config.attention_layers}
   return jax.tree.map(lambda x: x[:, :, :frames], caches)
-
-

@@ -75,9 +75,7 @@ def run_episodes(
   return Outcome(success, [np.stack(frames) for frames in seen])
 
 
-def model_policy(
-  model: WorldModel, instruction: str, *, blind: bool = False, steps: int = 10, seed: int = 0
-) -> Policy:
+def model_policy(model: WorldModel, instruction: str, *, blind: bool = False, steps: int = 10, seed: int = 0) -> Policy:
   """The world model as a policy: it remembers every frame, and after each latent frame of actions plans anew.
 
   Args:

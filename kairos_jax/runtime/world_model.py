@@ -1,5 +1,6 @@
 """The engine: pixels and words in, actions and pixels out, everything between compiled once.
 
+Example:
   model = kairos_jax.load("runs/demo")
   stream = model.prefill(frames, "touch the ball that has the colour of the bar")
   actions = model.act(stream, state)

@@ -6,6 +6,9 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 
+BLOCK = 16
+
+
 def gated_delta(
   q: Float[Array, "B T H K"],
   k: Float[Array, "B T H K"],
@@ -27,7 +30,8 @@ def gated_delta(
   Source: Gated DeltaNet (arXiv 2412.06464), section 3.3, the WY form.
   """
   batch, tokens, heads, key_dim = k.shape
-  size = min(chunk, tokens)
+  block = min(BLOCK, 1 << (tokens - 1).bit_length())
+  size = min(chunk, -(-tokens // block) * block)
   padding = -tokens % size
   if state is None:
     state = jnp.zeros((batch, heads, key_dim, v.shape[-1]), jnp.float32)
@@ -46,9 +50,7 @@ def gated_delta(
 
   system = jnp.tril(jnp.einsum("nbhik,nbhjk->nbhij", beta[..., None] * k, k) * between, -1)
   targets = beta[..., None] * jnp.concatenate([v, decay * k], axis=-1)
-  # Solving against the right-hand side: more accurate than forming the inverse and multiplying.
-  solved = jax.scipy.linalg.solve_triangular(system, targets, lower=True, unit_diagonal=True)
-  u0, w = jnp.split(solved, [v.shape[-1]], axis=-1)
+  u0, w = jnp.split(_solve_unit_lower(system, targets, block), [v.shape[-1]], axis=-1)
   scores = jnp.einsum("nbhik,nbhjk->nbhij", q, k) * between
   to_end = jnp.exp(log_decay[..., -1:] - log_decay)[..., None]
 
@@ -62,3 +64,35 @@ def gated_delta(
   chunks = (scores, u0, w, decay * q, to_end * k, decay[..., -1:, :])
   state, reads = jax.lax.scan(step, state.astype(jnp.float32), chunks)
   return rearrange(reads, "n b h c v -> b (n c) h v")[:, :tokens], state
+
+
+def _solve_unit_lower(
+  strict: Float[Array, "... C C"], targets: Float[Array, "... C D"], block: int
+) -> Float[Array, "... C D"]:
+  """Solves (I + strict) x = targets by forward substitution over blocks of rows.
+
+  Matrix products alone: the library solver goes through LAPACK on a CPU, one small matrix at a time, and many times
+  slower when its threads compete. Only diagonal blocks are inverted, for substitution against the right-hand side
+  keeps more digits than multiplying by the whole inverse.
+  """
+  starts = range(0, strict.shape[-1], block)
+  diagonal = jnp.stack([strict[..., i : i + block, i : i + block] for i in starts], axis=-3)
+  inverse = _inverse_unit_lower(diagonal)
+  solved: list[Array] = []
+  for index, start in enumerate(starts):
+    rest = targets[..., start : start + block, :]
+    if solved:
+      rest = rest - strict[..., start : start + block, :start] @ jnp.concatenate(solved, axis=-2)
+    solved.append(inverse[..., index, :, :] @ rest)
+  return jnp.concatenate(solved, axis=-2)
+
+
+def _inverse_unit_lower(strict: Float[Array, "... C C"]) -> Float[Array, "... C C"]:
+  """(I + strict)^-1, halving: the off-diagonal quarter of the inverse is -bottom^-1 quarter top^-1."""
+  size = strict.shape[-1]
+  if size == 1:
+    return jnp.ones_like(strict)
+  half = size // 2
+  top, bottom = (_inverse_unit_lower(strict[..., i : i + half, i : i + half]) for i in (0, half))
+  low = -bottom @ strict[..., half:, :half] @ top
+  return jnp.block([[top, jnp.zeros_like(top)], [low, bottom]])

@@ -5,9 +5,11 @@ import grain
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_pipelines import records
 from data_pipelines.curriculum import Mixture
 from data_pipelines.loader import make_loader, window
 from data_pipelines.reader import ReadReport
@@ -147,15 +149,24 @@ def test_damage_is_passed_over_and_counted(datasets):
   assert len(batches) == 30 and report == ReadReport(shards_skipped=2)
 
 
-def test_crop_from_the_start(datasets):
-  for batch in take(loader(datasets, Mixture({"robot": 1}, {"robot": 1}), crop="start"), 5):
-    numbers = [int(caption.removeprefix("clip ")) for caption in map(text, batch["tokens"]) if caption != "do it"]
-    firsts = [
-      first
-      for first, words in zip(batch["state"][:, 0, 0], map(text, batch["tokens"]), strict=True)
-      if words != "do it"
-    ]
-    assert numbers == firsts
+@pytest.mark.parametrize(("crop", "expected"), [("start", {0}), ("random", {0, 1, 2, 3, 4})])
+def test_crops_start_where_they_should(tmp_path, crop, expected):
+  write_shards((make_clip(10 * i) for i in range(4)), tmp_path, "robot", 4)
+  batches = take(loader({"robot": tmp_path}, Mixture({"robot": 1}, {"robot": 1}), crop=crop), 10)
+  assert {int(first) % 10 for batch in batches for first in batch["state"][:, 0, 0]} == expected
+
+
+def test_a_broken_record_is_passed_over_and_the_stage_goes_on(tmp_path):
+  write_shards((make_clip(i) for i in range(6)), tmp_path, "robot", 6)
+  path = tmp_path / "robot-00000-of-00001.array_record"
+  writer = ArrayRecordWriter(str(path), "group_size:1")
+  for i in range(6):
+    writer.write(b"garbage" if i == 4 else records.encode(make_clip(i)))
+  writer.close()
+  report = ReadReport()
+  batches = take(loader({"robot": tmp_path}, Mixture({"robot": 1}, {"robot": 1}), steps=10, report=report), 12)
+  assert {name.rpartition("#")[2] for batch in batches for name in batch["id"]} == set("01235")
+  assert len(batches) == 12 and report == ReadReport(records_dropped=1)
 
 
 def test_what_cannot_be_loaded(datasets, tmp_path):
