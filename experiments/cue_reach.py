@@ -25,26 +25,24 @@ def get_config() -> ConfigDict:
       actions=8,
     )
   )
-  config.codec = ConfigDict(dict(channels=32))
+  config.codec = ConfigDict(dict(channels=16))
   config.bridge = ConfigDict(dict(vocabulary=512, tokens=16, dim=48, text_dim=64))
 
   config.model = ConfigDict(dict(dtype="float32", remat="none"))
   config.model.video = ConfigDict(
     dict(
-      dim=128,
-      ffn_dim=384,
+      dim=96,
+      ffn_dim=256,
       heads=4,
       layers=("SWA", "SWA", "DSWA", "GATED"),
       window=3,
       dilation=2,
-      key_dim=32,
-      value_dim=32,
-      freq_dim=128,
+      key_dim=24,
+      value_dim=24,
+      freq_dim=96,
     )
   )
-  config.model.action = ConfigDict(
-    dict(dim=64, ffn_dim=192, action_dim=3, state_dim=3, freq_dim=128, video_frames=8)
-  )
+  config.model.action = ConfigDict(dict(dim=64, ffn_dim=192, action_dim=3, state_dim=3, freq_dim=96, video_frames=8))
 
   config.train = ConfigDict(
     dict(

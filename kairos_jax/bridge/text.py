@@ -1,6 +1,7 @@
 """A small text bridge, trained with the towers: the embedded demo's stand-in for a Qwen VLM.
 
-A bridge has `tokenize(text) -> ids` on the host, and as a Flax module turns ids into the `Context` that both towers read.
+A bridge has `tokenize(text) -> ids` on the host, and as a Flax module turns ids into the `Context` that both towers
+read.
 """
 
 import dataclasses

@@ -3,7 +3,8 @@
 A subcommand is a module whose docstring is its help text, with two functions:
 
   define_flags(table: flags.FlagValues, argv: Sequence[str])  adds its flags; argv is the whole command line
-  run(values: flags.FlagValues, arguments: list[str])         does the work; heavy imports belong in here
+  run(values: flags.FlagValues, arguments: list[str])         does the work; heavy imports belong in here; what it
+                                                              returns is the exit code, None being 0
 """
 
 import importlib
@@ -25,17 +26,25 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+  "demo": Command("kairos_jax.cli.demo", "grow a model from nothing in minutes, watch it imagine and act"),
+  "train": Command("kairos_jax.cli.train", "train an experiment's curriculum"),
+  "evaluate": Command("kairos_jax.cli.evaluate", "success of a trained model in closed loop, beside its baselines"),
   "data": Command("kairos_jax.cli.data", "render clips from the embedded simulator, or look at them"),
+  "parity": Command("kairos_jax.cli.parity", "hold the model against golden data of the reference"),
+  "bench": Command("kairos_jax.cli.bench", "measure how time and memory grow with the length of a video"),
+  "rollout": Command("kairos_jax.cli.rollout", "imagine minutes of video, in constant time and memory a chunk"),
 }
 
 EXAMPLES = """\
+  kairos demo --quick
+  kairos train --config=experiments/cue_reach.py --workdir=runs/cue_reach --config.train.steps=1000
   kairos data build --out=runs/data --counts=physics:200,hand:200,robot:400
   kairos data show --folder=runs/data/robot
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs one command line (without the program's name) and returns its exit code: 0, 2 or 130."""
+  """Runs one command line (without the program's name) and returns its exit code: its own, or 2 or 130 for an error."""
   try:
     return _dispatch(list(sys.argv[1:] if argv is None else argv))
   except KairosError as error:
@@ -64,8 +73,7 @@ def _dispatch(argv: list[str]) -> int:
   positional = arguments.parse(table, line)
   flags.FLAGS.mark_as_parsed()  # libraries read absl's own table; it holds nothing of ours
   logging.set_verbosity(logging.INFO)
-  command.run(table, positional)
-  return 0
+  return command.run(table, positional) or 0
 
 
 def _overview() -> str:

@@ -72,16 +72,15 @@ class Objective:
   bridge: TextBridge
   codec: PcaCodec
   config: ObjectiveConfig
-  normalize_action: Callable[[Array], Array] = lambda x: x
-  normalize_state: Callable[[Array], Array] = lambda x: x
+  normalize_action: Callable[[Any], Any] = lambda x: x
+  normalize_state: Callable[[Any], Any] = lambda x: x
 
   def __call__(self, params: Params, batch: Batch, key: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Args:
+    """The loss and its parts.
+
+    Args:
       batch: video uint8 [B T H W 3], length [B] (frames), tokens [B N], and for actions state [B T S], action
         [B T-1 A] with their masks.
-
-    Returns:
-      The loss and its parts.
     """
     keys = dict(zip(("task", "history", "sigma", "noise", "action"), jax.random.split(key, 5), strict=True))
     clean = encode(self.codec, batch["video"])

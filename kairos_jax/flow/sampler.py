@@ -1,12 +1,13 @@
 """Euler sampling of the learned velocity: videos, actions, both. One compiled scan over noise levels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kairos_jax.errors import KairosError
 from kairos_jax.flow.schedule import Schedule
 from kairos_jax.model import Memory, WorldActionModel
 from kairos_jax.model.video_tower import Context
@@ -57,7 +58,7 @@ def euler(
 
 def guided(
   velocity: Callable[[Array, Array, Context, Memory | None], Array],
-  branches: tuple[tuple[Context, Memory | None], ...],
+  branches: Sequence[tuple[Context, Memory | None]],
   guidance: float,
 ) -> Callable[[Array, Array], Array]:
   """Classifier-free guidance: negative + guidance (positive - negative); one branch alone is taken as it is."""
@@ -95,8 +96,15 @@ def sample_video(
   Args:
     guidance: 1 leaves the negative context unread.
     negative_memory: the same history as `memory`, read under the negative context.
+
+  Raises:
+    KairosError: guidance without a negative context.
   """
-  branches = ((context, memory),) + (((negative, negative_memory),) if guidance != 1.0 else ())
+  branches = [(context, memory)]
+  if guidance != 1.0:
+    if negative is None:
+      raise KairosError(f"guidance is {guidance}, which needs a negative context; without one it must be 1")
+    branches.append((negative, negative_memory))
   velocity = guided(_video_velocity(model, params, observed), branches, guidance)
   return euler(velocity, noise, schedule, hold(observed), trace=trace)
 

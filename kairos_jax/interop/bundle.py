@@ -21,6 +21,8 @@ from kairos_jax.model import ActionConfig, MixtureConfig, VideoConfig
 
 Params = dict[str, Any]
 
+FILES = ("model.json", "weights.safetensors", "codec.safetensors")
+
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
@@ -73,10 +75,13 @@ def load(folder: str | Path) -> Bundle:
   folder = Path(folder)
   if not (folder / "model.json").exists() and (folder / "model").is_dir():
     folder = folder / "model"
+  for name in FILES:
+    if not (folder / name).exists():
+      raise KairosError(f"{folder} holds no finished model: {name} is missing")
   try:
     description = json.loads((folder / "model.json").read_text())
     flat = load_file(folder / "weights.safetensors")
-    normalizers = {k: Normalizer.from_json(json.dumps(v)) for k, v in description["normalizers"].items()}
+    action, state = (Normalizer.from_json(json.dumps(description["normalizers"][k])) for k in ("action", "state"))
     mixture = MixtureConfig(
       video=_from_json(VideoConfig, description["video"]),
       action=description["action"] and _from_json(ActionConfig, description["action"]),
@@ -87,10 +92,9 @@ def load(folder: str | Path) -> Bundle:
       codec=codec_lib.load(folder / "codec.safetensors"),
       params=unflatten_dict({tuple(name.split("/")): jnp.asarray(value) for name, value in flat.items()}),
       **{name: description[name] for name in ("fps", "clip_frames", "actions")},
-      **normalizers,
+      action=action,
+      state=state,
     )
-  except FileNotFoundError as error:
-    raise KairosError(f"{folder} holds no finished model: {Path(error.filename).name} is missing") from None
   except (SafetensorError, ValueError, TypeError, KeyError) as error:
     raise KairosError(f"{folder} is not a readable model: {error}") from None
 

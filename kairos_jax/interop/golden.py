@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import safetensors
@@ -13,6 +13,8 @@ import safetensors.numpy
 from kairos_jax.errors import KairosError
 from kairos_jax.interop import reference_names
 from kairos_jax.model import ActionConfig, MixtureConfig, VideoConfig
+
+RULES: dict[str, Literal["frame", "token"]] = {"flex": "frame", "flash": "token"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,7 @@ def mixture_config(meta: dict[str, Any], overrides: dict[str, Any]) -> MixtureCo
       layers=tuple(video["layers_settings"]),
       window=video.get("window_size", 3),
       dilation=max(video["dilated_lengths"]),
-      rule={"flex": "frame", "flash": "token"}[video.get("attn_method", "flash")],
+      rule=RULES[video.get("attn_method", "flash")],
       history_sees_future=not video.get("restrict_history_query_to_history", True),
       all_see_history=video.get("all_atten_history", False),
       channels=video["in_dim"],

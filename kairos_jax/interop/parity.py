@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from flax.traverse_util import flatten_dict
 
 from kairos_jax.errors import KairosError
 from kairos_jax.flow import sampler
-from kairos_jax.flow.schedule import ACTION_SHIFT, Schedule, dmd_schedule, flow_schedule, shifted, video_shift
+from kairos_jax.flow.schedule import ACTION_SHIFT, Schedule, dmd_schedule, flow_schedule, video_shift
 from kairos_jax.interop.golden import GoldenCase
 from kairos_jax.interop.reference_names import module_from_reference
 from kairos_jax.model import MixtureConfig, WorldActionModel
@@ -77,8 +76,8 @@ def _gated_delta_rule(case: GoldenCase) -> Compared:
   for meta in case.meta["runs"]:
     name = f"T{meta['T']}/"
     t = case.part(name)
-    q, k = l2_normalise(t["q"]) * t["q"].shape[-1] ** -0.5, l2_normalise(t["k"])
-    inputs = (q, k, t["v"], t["g"], t["beta"])
+    q, k = (l2_normalise(jnp.asarray(t[name])) for name in "qk")
+    inputs = (q * q.shape[-1] ** -0.5, k, t["v"], t["g"], t["beta"])
     for suffix, state in (("noinit", None), ("init", t["initial_state"])):
       reads, final = run(*inputs, state)
       yield f"{name}o_{suffix}", reads, t[f"o_{suffix}"]
@@ -159,7 +158,7 @@ def _attention(case: GoldenCase) -> Compared:
     )
     rule, span = Rule(radius, dilation, unit="token"), Span()
     if rest[0] == "flex":
-      history, restrict = (int(x) for x in re.fullmatch(r"h(\d+)_r(\d+)", rest[2]).groups())
+      history, restrict = (int(x) for x in re.findall(r"\d+", rest[2]))
       rule, span = Rule(radius, dilation, history_sees_future=not restrict), Span(min(history, q.shape[1]))
     out = jax.jit(window_attention, static_argnames=("rule",))(q, k, v, rule=rule, span=span)
     yield key, rearrange(out, "b f l h d -> b (f l) (h d)"), want
@@ -170,9 +169,9 @@ def _model(case: GoldenCase, overrides: dict[str, Any]) -> tuple[WorldActionMode
   return WorldActionModel(config), params, config
 
 
-def _frames_last(x: np.ndarray) -> np.ndarray:
+def _frames_last(x: np.ndarray) -> jax.Array:
   """The reference's [B C F H W] -> [B F H W C]."""
-  return np.moveaxis(x, 1, -1)
+  return jnp.moveaxis(jnp.asarray(x), 1, -1)
 
 
 def _frames_second(x: Any) -> np.ndarray:
@@ -185,8 +184,8 @@ def _video_tower(case: GoldenCase) -> Compared:
     name, batch = f"{meta['name']}/", meta["batch"]
     t = case.part(name)
     rows = slice(1, 2) if "row 1" in meta["context"] else slice(0, batch)
-    mask = None if meta["context_mask"] == "None" else case.tensors["context_mask"][rows].astype(bool)
-    context = Context(case.tensors["context"][rows], mask)
+    mask = None if meta["context_mask"] == "None" else case.tensors["context_mask"][rows]
+    context = _context({"context": case.tensors["context"][rows], "context_mask": mask}, "context")
     out, kept = jax.jit(
       lambda latents, timestep, context, model=model, params=params, history=meta["num_history_frames"]: model.apply(
         {"params": params},
@@ -259,9 +258,9 @@ def _joint_once(case: GoldenCase) -> Compared:
     yield f"{name}pred_action", action, t["pred_action"]
 
 
-def _context(t: dict[str, np.ndarray], key: str) -> Context:
+def _context(t: dict[str, Any], key: str) -> Context:
   mask = t.get(f"{key}_mask")
-  return Context(t[key], None if mask is None else mask.astype(bool))
+  return Context(jnp.asarray(t[key]), None if mask is None else jnp.asarray(mask, bool))
 
 
 def _video_schedule(latents: np.ndarray, config: MixtureConfig, steps: int) -> Schedule:
@@ -269,7 +268,7 @@ def _video_schedule(latents: np.ndarray, config: MixtureConfig, steps: int) -> S
   return flow_schedule(steps, video_shift(height * width / config.video.patch[1] / config.video.patch[2], frames))
 
 
-def _observed(t: dict[str, np.ndarray], key: str = "first_frame_latents") -> np.ndarray | None:
+def _observed(t: dict[str, np.ndarray], key: str = "first_frame_latents") -> Any:
   return _frames_last(t[key]) if key in t else None
 
 
@@ -361,10 +360,10 @@ def _full_call(case: GoldenCase) -> Compared:
   t, meta = case.tensors, case.meta
   model, params, config = _model(case, meta["video_ctor_overrides"])
 
-  def with_state(context):
+  def with_state(context) -> Any:
     return model.apply({"params": params}, context, t["robot_state"], method="with_state")
 
-  context, negative = with_state(Context(t["context"])), with_state(Context(t["negative_context"]))
+  context, negative = (with_state(_context(t, key)) for key in ("context", "negative_context"))
   observed = _frames_last(t["z"])
   for mode, run in meta["runs"].items():
     part = case.part(f"{mode}/")
@@ -376,11 +375,12 @@ def _full_call(case: GoldenCase) -> Compared:
     yield f"{mode}/timesteps_action", action_schedule.timesteps, part["timesteps_action"]
     guidance = dict(guidance=run["cfg_scale"], negative=negative)
     if mode == "action":
-      memory = model.apply({"params": params}, None, observed, context, method="extend")
-      actions, _ = sampler.sample_actions(model, params, memory, part["noise_action"], action_schedule, context)
+      memory: Any = model.apply({"params": params}, None, observed, context, method="extend")
+      noise_action = jnp.asarray(part["noise_action"])
+      actions, _ = sampler.sample_actions(model, params, memory, noise_action, action_schedule, context)
       yield f"{mode}/out_action", actions, part["out_action"]
       continue
-    noise = jnp.asarray(_frames_last(part["noise"]))
+    noise = _frames_last(part["noise"])
     if mode == "video":
       video, _ = sampler.sample_video(model, params, noise, schedule, context, observed=observed, **guidance)
     else:
@@ -388,7 +388,7 @@ def _full_call(case: GoldenCase) -> Compared:
         model,
         params,
         noise,
-        part["noise_action"],
+        jnp.asarray(part["noise_action"]),
         schedule,
         action_schedule,
         context,
@@ -452,9 +452,8 @@ def _proprio(case: GoldenCase) -> Compared:
     "d_3d": (mask, t["state3"], None),
   }
   for name, (context_mask, state, mask_of_state) in runs.items():
-    out = model.apply(
-      {"params": params}, Context(t["context"], context_mask), state, mask_of_state, method="with_state"
-    )
+    context = _context({"context": t["context"], "context_mask": context_mask}, "context")
+    out: Any = model.apply({"params": params}, context, state, mask_of_state, method="with_state")
     yield f"{name}/context_out", out.tokens, t[f"{name}/context_out"]
     yield f"{name}/context_mask_out", out.mask, t[f"{name}/context_mask_out"]
 

@@ -96,14 +96,17 @@ def from_reference(tensors: Tensors, config: MixtureConfig) -> Params:
   params, used = {}, set()
   for path, shape in shapes.items():
     local, names = _places(config, path)
-    _, back = _layout("/" + local, config.video.patch)
+    out, back = _layout("/" + local, config.video.patch)
+    grouped = path[1] == "groups"
     missing = [name for name in names if name not in tensors]
     if missing:
       raise KairosError(f"checkpoint lacks {missing[0]!r}" + (f" and {len(missing) - 1} like it" * (len(missing) > 1)))
+    want = out(np.broadcast_to(np.float32(0), shape.shape[1:] if grouped else shape.shape)).shape
+    for name in names:
+      if tensors[name].shape != want:
+        raise KairosError(f"checkpoint's {name!r} is {tensors[name].shape}; the model needs {want}")
     values = [np.asarray(back(tensors[name]), np.float32) for name in names]
-    value = np.stack(values) if path[1] == "groups" else values[0]
-    if value.shape != shape.shape:
-      raise KairosError(f"checkpoint's {names[0]!r} gives {value.shape}; the model needs {shape.shape}")
+    value = np.stack(values) if grouped else values[0]
     params[path] = value
     used.update(names)
   unknown = sorted(set(tensors) - used)

@@ -1,5 +1,7 @@
 """Action tower (ActionDiT): predicts the velocity of a noisy action chunk, reading the video tower's history."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,7 @@ class _ActionGroup(nn.Module):
         config.dtype,
         name=name,
       )
-      attend = lambda q, k, v, cache=video.get(name): _attend(q, k, v, cache, seen)  # noqa: E731
+      attend = functools.partial(_attend, cache=video.get(name), seen=seen)
       x, _ = block(x, t_mod, context, context_mask, rope=rope, attend=attend)
     return x, None
 
@@ -44,10 +46,10 @@ def _attend(q, k, v, cache: FrameCache | None, seen: Bool[Array, "#B N"]):
   if cache is None:
     return jax.nn.dot_product_attention(q, k, v)
   tokens = cache.k.shape[2]
-  joined = [jnp.concatenate([rearrange(x, "b f l h d -> b (f l) h d"), y], 1) for x, y in ((cache.k, k), (cache.v, v))]
-  mask = jnp.concatenate([repeat(seen, "b f -> b (f l)", l=tokens), jnp.ones((seen.shape[0], k.shape[1]), bool)], 1)
+  k, v = (jnp.concatenate([rearrange(x, "b f l h d -> b (f l) h d"), y], 1) for x, y in ((cache.k, k), (cache.v, v)))
+  mask = jnp.concatenate([repeat(seen, "b f -> b (f l)", l=tokens), jnp.ones((seen.shape[0], q.shape[1]), bool)], 1)
   mask = jnp.broadcast_to(mask, (q.shape[0], mask.shape[1]))
-  return jax.nn.dot_product_attention(q, *joined, mask=mask[:, None, None, :])
+  return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
 
 
 class ActionTower(nn.Module):

@@ -17,6 +17,7 @@ Attend = Callable[[Array, Array, Array], Array]
 
 
 def modulate(x: Float[Array, "*B D"], scale: Float[Array, "*#B D"], shift: Float[Array, "*#B D"]) -> Array:
+  """Adaptive normalisation: what a timestep makes of a normalised x."""
   return x * (1 + scale) + shift
 
 
@@ -129,11 +130,13 @@ class Block(nn.Module):
     scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = (modulation[..., i, :][..., None, :] for i in range(6))
 
     hidden = modulate(self._norm("self_attn_norm", affine=False)(x), scale_a, shift_a)
+    kept: Any
     if self.kind == "GATED":
       net = GatedDeltaNet(self.dim, self.heads, self.key_dim, self.value_dim, self.eps, self.dtype, name="gated_delta")
       mixed, kept = net(hidden.reshape(hidden.shape[0], -1, self.dim), state)
       mixed = mixed.reshape(hidden.shape)
     else:
+      assert attend is not None, f"a block of kind {self.kind} needs `attend`"
       mixed, kept = SelfAttention(*attention, name="self_attn")(hidden, rope, attend)
     x = x + gate_a * mixed
 

@@ -1,8 +1,8 @@
 """The world-action model: video tower and action tower as a Mixture-of-Transformers.
 
-Nothing on the video side ever reads an action, so the mixture needs no interleaving of the towers: the video pass leaves
-the keys and values of its history, and the action pass reads them. Joint denoising, training and the action-only policy
-are then the same two calls, and their actions are equal by construction.
+Nothing on the video side ever reads an action, so the mixture needs no interleaving of the towers: the video pass
+leaves the keys and values of its history, and the action pass reads them. Joint denoising, training and the action-only
+policy are then the same two calls, and their actions are equal by construction.
 """
 
 from typing import Any

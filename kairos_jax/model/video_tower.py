@@ -1,5 +1,6 @@
 """Video tower (VideoDiT): predicts the velocity of noisy latent frames, reading the frames before them."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -72,16 +73,16 @@ class _VideoGroup(nn.Module):
         shared.context,
         shared.context_mask,
         rope=shared.rope,
-        attend=lambda q, k, v, kind=kind, name=name: self._attend(q, k, v, kind, past.get(name), shared),
+        attend=functools.partial(self._attend, kind=kind, cache=past.get(name), shared=shared),
         state=past.get(name) if kind == "GATED" else None,
       )
       if self.remember:
         written[name] = kept
     return x, written
 
-  def _attend(self, q, k, v, kind, cache, shared: _Shared):
+  def _attend(self, q, k, v, kind: str, cache: memory_lib.FrameCache | None, shared: _Shared):
     earlier, start = 0, None
-    if cache is not None:
+    if cache is not None and shared.position is not None:
       earlier, start = cache.frames, memory_lib.first_frame(cache, shared.position)
       k, v = jnp.concatenate([cache.k, k], axis=1), jnp.concatenate([cache.v, v], axis=1)
     span = Span(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -21,10 +21,11 @@ class Observation(Protocol):
 class Environment(Protocol):
   """One episode of a simulated or real robot."""
 
-  def reset(self, seed: int | Sequence[int]) -> Observation: ...
+  def reset(self, seed: int | Sequence[int]) -> Any:
+    """Returns the first `Observation`."""
 
-  def step(self, action: Float[np.ndarray, "A"]) -> tuple[Observation, bool, bool]:
-    """Returns (observation, over, success)."""
+  def step(self, action: Float[np.ndarray, "A"]) -> tuple[Any, bool, bool]:
+    """Returns (`Observation`, over, success)."""
 
 
 # Actions [B n A] for the next n frames, from all frames since the last call [B m H W 3] and the states [B S].

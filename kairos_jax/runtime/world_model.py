@@ -8,8 +8,10 @@ Example:
   stream = model.extend(stream, frames_seen_meanwhile)
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import flax.struct
 import jax
@@ -77,13 +79,13 @@ class WorldModel:
     if len(texts) != len(latents):
       raise KairosError(f"{len(texts)} instructions for {len(latents)} episodes; give one, or one each")
     ids = np.stack([self.bridge.tokenize(text) for text in texts])
-    context = self.bridge.apply({"params": self.bundle.params["bridge"]}, ids)
+    context: Any = self.bridge.apply({"params": self.bundle.params["bridge"]}, ids)
     return self.begin(latents, context)
 
   def begin(self, latents: Float[Array, "B N h w C"], context: Context) -> Stream:
     """`prefill` of frames already encoded and a context already embedded."""
     memory = self._extend(self.bundle.params, None, latents, context)
-    return Stream(memory, context, latents.shape[2:4])
+    return Stream(memory, context, (latents.shape[2], latents.shape[3]))
 
   def extend(self, stream: Stream, frames: Frames) -> Stream:
     """Makes 4n new frames history.
@@ -96,7 +98,7 @@ class WorldModel:
   def extend_latents(self, stream: Stream, latents: Float[Array, "B N h w C"]) -> Stream:
     """`extend` with frames already encoded, such as imagined ones."""
     memory = self._extend(self.bundle.params, stream.memory, latents, stream.context)
-    return stream.replace(memory=memory)
+    return dataclasses.replace(stream, memory=memory)
 
   def act(
     self,
@@ -155,6 +157,7 @@ class WorldModel:
   def _act_fn(self, params, memory, context, state, key, *, steps):
     context = self.model.apply({"params": params}, context, state, method="with_state")
     action = self.bundle.mixture.action
+    assert action is not None  # `act` has checked
     noise = jax.random.normal(key, (state.shape[0], self.bundle.actions, action.action_dim))
     schedule = flow_schedule(steps, ACTION_SHIFT)
     return sampler.sample_actions(self.model, params, memory, noise, schedule, context)[0]

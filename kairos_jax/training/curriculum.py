@@ -110,9 +110,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
       seed=config.seed + index,
     )
     if report.shards_skipped or report.records_dropped:
-      logging.warning(
-        "stage %s left out %d shards and %d records", name, report.shards_skipped, report.records_dropped
-      )
+      logging.warning("stage %s left out %d shards and %d records", name, report.shards_skipped, report.records_dropped)
 
   bundle = Bundle(
     mixture=mixture_config(config, with_actions=True),

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
-
 BLOCK = 16
 
 

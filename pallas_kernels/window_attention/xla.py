@@ -114,7 +114,7 @@ def _banded(
 
   def attend(q, k, v, queries, keys):
     mask = visible(queries, keys)
-    if always is not None:
+    if always is not None and visible_always is not None:
       extra = (jnp.broadcast_to(x[:, None], (*k.shape[:2], *x.shape[1:])) for x in always)
       k, v = (jnp.concatenate([x, more], axis=2) for x, more in zip((k, v), extra, strict=True))
       seen = visible_always(queries)

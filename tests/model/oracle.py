@@ -1,4 +1,4 @@
-"""Both towers once more, as equations: numpy, float64, one clip, token by token. Every test of the model is held to this.
+"""Both towers once more, as equations: numpy, float64, one clip, token by token. What the model is tested against.
 
 Written from the description of the reference, not from the model: it shares the config dataclasses alone. Weights come
 under the reference's state-dict names. A stream is one pass over all its frames, whose `chunks` say how they arrived: a
@@ -104,7 +104,7 @@ def frame_mask(config, kind, frames, history, chunks):
 
 
 def token_level(config, kind, q, k, v, tokens):
-  """The token-level rule: plain token distances; a dilated layer splits the clip into phases and attends to its padding."""
+  """The token-level rule: plain token distances; a dilated layer splits a clip into phases, and its padding is seen."""
   frames, dilation = len(q) // tokens, config.dilation
   if kind == "DSWA" and frames // dilation > 1:
     padded = [np.concatenate([x, np.zeros(((dilation - frames % dilation) * tokens, *x.shape[1:]))]) for x in (q, k, v)]
@@ -190,7 +190,9 @@ def video(tensors, config, latents, timestep, context, context_mask=None, *, his
   t, t_mod = time_embedding(w, timesteps, config.freq_dim)
   text = w.mlp("text_embedding", np.asarray(context, np.float64))
   angle = video_angles(first_frame, frames, rows, columns, config.dim // config.heads)
-  trace = dict(patch_tokens=x, t=t, t_mod=t_mod, context_emb=text, angle=angle, blocks=[], keys=[], values=[], states=[])
+  trace = dict(
+    patch_tokens=x, t=t, t_mod=t_mod, context_emb=text, angle=angle, blocks=[], keys=[], values=[], states=[]
+  )
 
   for layer, kind in enumerate(config.layers):
 

@@ -32,9 +32,7 @@ def test_video_tower(options, shape, history):
   mixture = tiny.video_only(**options)
   latents, context = tiny.latents(frames, height=height, width=width), tiny.context()
   got = tiny.apply(mixture, "denoise_video", history=history)(tiny.params(mixture), latents, TIMESTEP[:1], context)
-  want, _ = oracle.video(
-    tiny.tensors(mixture), mixture, latents[0], TIMESTEP[0], context.tokens[0], history=history
-  )
+  want, _ = oracle.video(tiny.tensors(mixture), mixture, latents[0], TIMESTEP[0], context.tokens[0], history=history)
   np.testing.assert_allclose(got[0], want, atol=TOLERANCE)
 
 
@@ -46,9 +44,7 @@ def test_clips_of_one_batch_differ_in_history_length_and_text():
   got = run(params, latents, TIMESTEP, context, history=history, length=length)
   for clip, (text, mask) in enumerate(tiny.rows(context)):
     kept = latents[clip, : length[clip]]
-    want, _ = oracle.video(
-      tiny.tensors(mixture), mixture, kept, TIMESTEP[clip], text, mask, history=history[clip]
-    )
+    want, _ = oracle.video(tiny.tensors(mixture), mixture, kept, TIMESTEP[clip], text, mask, history=history[clip])
     np.testing.assert_allclose(got[clip, : length[clip]], want, atol=TOLERANCE)
   padded = latents.copy()
   padded[1, length[1] :] = 100.0
@@ -57,7 +53,7 @@ def test_clips_of_one_batch_differ_in_history_length_and_text():
 
 
 def test_joint_pass_with_state_and_noise_draws():
-  """Two draws of actions for each of two clips with different histories, on one video pass; the action tower reads the state."""
+  """Two draws of actions for each of two clips with different histories; only the action tower reads the state."""
   mixture, history, draws = tiny.config(), np.array([1, 3]), 2
   latents, context = tiny.latents(4, batch=2), tiny.context(2, masked=True)
   actions, action_timestep = tiny.actions(3, batch=4), np.array([900.0, 500.0, 250.0, 1.5], np.float32)
@@ -69,9 +65,7 @@ def test_joint_pass_with_state_and_noise_draws():
     params, latents, TIMESTEP, actions, action_timestep, context, stated, history=history
   )
   for clip, (text, mask) in enumerate(tiny.rows(context)):
-    want, trace = oracle.video(
-      tensors, mixture, latents[clip], TIMESTEP[clip], text, mask, history=history[clip]
-    )
+    want, trace = oracle.video(tensors, mixture, latents[clip], TIMESTEP[clip], text, mask, history=history[clip])
     np.testing.assert_allclose(video[clip], want, atol=TOLERANCE)
     text, mask = oracle.with_state(tensors, text, mask, state[clip], state_mask[clip])
     np.testing.assert_allclose(stated.tokens[clip], text, atol=1e-5)
@@ -107,10 +101,10 @@ def test_remat_changes_neither_values_nor_gradients():
   latents, context = tiny.latents(2, height=2), tiny.context()
 
   def loss_and_gradients(remat):
-    mixture = tiny.video_only(layers=("SWA", "GATED") * 2, remat=remat)
+    mixture = tiny.video_only(layers=("SWA",) * 2, remat=remat)
     run = tiny.apply(mixture, "denoise_video", history=1)
     loss = jax.jit(jax.value_and_grad(lambda params: jnp.mean(run(params, latents, TIMESTEP[:1], context) ** 2)))
-    return loss(tiny.params(tiny.video_only(layers=("SWA", "GATED") * 2)))
+    return loss(tiny.params(tiny.video_only(layers=("SWA",) * 2)))
 
   want = loss_and_gradients("none")
   assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(want))

@@ -1,0 +1,1 @@
+"""Benchmarks: what the model costs. No speed is printed of a wrong result."""

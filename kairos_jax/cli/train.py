@@ -1,0 +1,37 @@
+"""Trains a curriculum: every stage of an experiment config, one after the other, each from the last one's weights.
+
+usage:
+  kairos train --config=experiments/cue_reach.py --workdir=runs/cue_reach [--config.train.steps=1000 ...]
+
+Every key of the config can be given on the command line. A run that was killed, at any moment, goes on when the same
+line is given again; SIGTERM saves first. The workdir holds a folder per stage (checkpoints, metrics.jsonl) and, at
+the end, the model, which kairos_jax.load reads.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from kairos_jax.cli import arguments
+from kairos_jax.errors import KairosError
+
+
+def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
+  """Adds the experiment's config and the folder of the run."""
+  arguments.define_config(table, argv)
+  flags.DEFINE_string("workdir", None, "folder of the run", flag_values=table)
+
+
+def run(values: flags.FlagValues, positional: list[str]) -> None:
+  """Trains.
+
+  Raises:
+    KairosError: a flag is missing, or see `curriculum.run`.
+  """
+  if positional:
+    raise KairosError(f"train takes flags only; got {' '.join(positional)}")
+  if values.config is None or values.workdir is None:
+    raise KairosError("train needs --config=FILE.py and --workdir=FOLDER")
+  from kairos_jax.training import curriculum
+
+  print(f"model: {curriculum.run(values.config, values.workdir)}")

@@ -1,0 +1,97 @@
+"""`kairos rollout`: its files, an early end, and how it says no."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines.records import Clip
+from data_pipelines.simulate import generate
+from kairos_jax import media
+from kairos_jax.cli import main as cli
+from kairos_jax.interop import bundle as bundle_lib
+from kairos_jax.runtime import rollout
+from tests import tiny
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_bundle, monkeypatch):
+  """A run's folder with a tiny model; the simulator gives a clip of noise and notes what it was asked for."""
+  bundle_lib.save(tmp_path / "model", tiny_bundle)
+
+  def episode(*asked):
+    (tmp_path / "asked").write_text(repr(asked))
+    yield Clip(
+      video=tiny.frames(21),
+      fps=10.0,
+      caption="",
+      instruction="go on",
+      state=np.zeros((21, 3), np.float32),
+      action=np.zeros((20, 3), np.float32),
+      state_mask=np.ones(21, bool),
+      action_mask=np.ones(20, bool),
+      source="robot",
+      embodiment="test",
+    )
+
+  monkeypatch.setattr(generate, "generate", episode)
+  return tmp_path
+
+
+def test_what_it_writes_and_says(folder, capsys):
+  assert cli.main(["rollout", f"--model={folder}", "--minutes=0.1", "--size=16", f"--out={folder}/a/b"]) == 0
+  assert (folder / "asked").read_text() == "('robot', 1, 10000, 16)"
+  costs = [json.loads(line) for line in (folder / "a/b/rollout.jsonl").read_text().splitlines()]
+  assert [cost["chunk"] for cost in costs] == [1, 2, 3, 4]  # 6 s of 10 frames are 3.75 chunks of 16
+  assert costs[-1]["imagined_seconds"] == 6.4 and all(c["seconds"] > 0 and c["resident_bytes"] > 1e7 for c in costs)
+  video = media.read_video(folder / "a/b/rollout.mp4")
+  assert len(video) == 9 + 64
+  assert np.abs(video[8, ::4, ::4].astype(int) - tiny.frames(21)[8]).mean() < 30  # begins with what was seen
+  assert Image.open(folder / "a/b/rollout.png").width > 600
+  out = capsys.readouterr().out
+  assert "0:00:06 in 0:00:" in out and "4 chunks of 16 frames" in out and "ratio" in out and "at the end" in out
+
+
+def test_an_interrupt_keeps_what_was_written(folder, monkeypatch, capsys):
+  def interrupted(*args):
+    yield tiny.frames(16)
+    yield tiny.frames(16)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(rollout, "rollout", interrupted)
+  assert cli.main(["rollout", f"--model={folder}", "--minutes=1", "--size=16"]) == 130
+  assert len(media.read_video(folder / "rollout/rollout.mp4")) == 9 + 32
+  assert len((folder / "rollout/rollout.jsonl").read_text().splitlines()) == 2
+  assert (folder / "rollout/rollout.png").exists()
+  assert "interrupted; written to" in capsys.readouterr().out
+
+
+def test_an_interrupt_before_the_first_chunk(folder, monkeypatch):
+  def interrupted(*args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(rollout, "rollout", interrupted)
+  assert cli.main(["rollout", f"--model={folder}", "--size=16"]) == 130
+  assert len(media.read_video(folder / "rollout/rollout.mp4")) == 9
+
+
+@pytest.mark.parametrize(
+  "argv, line",
+  [
+    (["--model=nowhere"], "nowhere holds no finished model"),
+    (["--minutes=0"], "flag --minutes=0: "),
+    (["now"], "rollout takes no argument but flags; got now"),
+  ],
+)
+def test_a_mistake_is_one_line(argv, line, capsys):
+  assert cli.main(["rollout", *argv]) == 2
+  err = capsys.readouterr().err
+  assert err.startswith("kairos: ") and line in err and err.count("\n") == 1
+
+
+def test_a_model_whose_memory_grows_writes_nothing(tmp_path, capsys):
+  bundle_lib.save(tmp_path / "model", tiny.bundle(tiny.mixture(layers=("FA",))))
+  assert cli.main(["rollout", f"--model={tmp_path}"]) == 2
+  assert "FA layers of this model keep all frames" in capsys.readouterr().err
+  assert not (tmp_path / "rollout").exists()

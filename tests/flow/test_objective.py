@@ -1,0 +1,191 @@
+"""The loss: what it predicts, what it leaves out, what it draws."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kairos_jax import codec as codec_lib
+from kairos_jax.bridge import TextBridge, TextBridgeConfig
+from kairos_jax.errors import KairosError
+from kairos_jax.flow.objective import Objective, ObjectiveConfig
+from kairos_jax.model import WorldActionModel
+from tests.model import tiny
+
+BATCH, FRAMES, CHUNK = 3, 13, 5
+MIXTURE = tiny.config(layers=("SWA", "GATED"))
+BRIDGE = TextBridge(TextBridgeConfig(vocabulary=32, tokens=6, dim=8, text_dim=12))
+
+
+@pytest.fixture(scope="module")
+def codec():
+  return codec_lib.fit(np.random.default_rng(0).integers(0, 256, (4, 5, 16, 16, 3), dtype=np.uint8), channels=3)
+
+
+@pytest.fixture(scope="module")
+def batch():
+  rng = np.random.default_rng(1)
+  return {
+    "video": rng.integers(0, 256, (BATCH, FRAMES, 16, 16, 3), dtype=np.uint8),
+    "length": np.array([13, 9, 5], np.int32),
+    "tokens": np.stack([BRIDGE.tokenize(text) for text in ("push the ball", "wait", "")]),
+    "action": rng.standard_normal((BATCH, FRAMES - 1, 4)).astype(np.float32),
+    "action_mask": np.arange(FRAMES - 1) < np.array([[12], [3], [0]]),
+    "state": rng.standard_normal((BATCH, FRAMES, 5)).astype(np.float32),
+    "state_mask": np.ones((BATCH, FRAMES), bool),
+  }
+
+
+@pytest.fixture(scope="module")
+def bridge_params():
+  return BRIDGE.init(jax.random.key(0), np.zeros((1, 6), np.int32))["params"]
+
+
+@dataclasses.dataclass
+class Oracle:
+  """Stands in for the model: knows the clean data, so that it can tell the noise in what it is shown.
+
+  On frames that carry no loss it says 1e3. It keeps what it was called with.
+  """
+
+  clean: np.ndarray
+  actions: np.ndarray | None = None
+  config = SimpleNamespace(video=MIXTURE.video)
+
+  def apply(self, params, latents, timestep, *args, method, history=None, length=None):
+    if method == "with_state":
+      context, state, self.state_mask = latents, timestep, args[0]
+      self.state = state
+      return context
+    self.seen = dict(latents=latents, timestep=timestep, context=args[-1], history=history, length=length)
+    sigma = timestep[:, None, None, None, None] / 1000
+    frame = jnp.arange(latents.shape[1])
+    predicted = (frame >= history[:, None]) & (frame < length[:, None])
+    video = jnp.where(predicted[..., None, None, None], (latents - self.clean) / sigma, 1e3)
+    if method == "denoise_video":
+      return video
+    actions, action_timestep = args[:2]
+    self.seen |= dict(actions=actions, action_timestep=action_timestep)
+    repeats = actions.shape[0] // self.clean.shape[0]
+    clean = np.repeat(self.actions, repeats, 0)
+    return video, (actions - clean) / (action_timestep[:, None, None] / 1000)
+
+
+def config_of(**changes):
+  return ObjectiveConfig(**{**dict(tasks={"ti2v": 1.0}, max_history=1), **changes})
+
+
+def objective_of(codec, config, model, **normalizers):
+  return Objective(model, BRIDGE, codec, config, **normalizers)
+
+
+def oracle_of(codec, batch):
+  actions = np.where(batch["action_mask"][..., None], batch["action"], 0)[:, :CHUNK]
+  return Oracle(np.asarray(codec_lib.encode(codec, batch["video"])), actions)
+
+
+@pytest.mark.parametrize("tasks", [{"ti2v": 1.0}, {"t2v": 1.0}, {"ti2v": 1, "unconditional": 1, "image": 1, "i2v": 1}])
+def test_a_model_that_knows_the_data_has_no_loss(codec, batch, bridge_params, tasks):
+  """And what it says of observed and padded frames does not count."""
+  model = oracle_of(codec, batch)
+  objective = objective_of(codec, config_of(tasks=tasks, max_history=2), model)
+  for seed in range(3):
+    loss, metrics = objective({"bridge": bridge_params}, batch, jax.random.key(seed))
+    assert float(loss) < 1e-6 and set(metrics) == {"loss", "loss_video"}
+  latents = (batch["length"] - 1) // 4 + 1
+  assert (np.asarray(model.seen["length"]) <= latents).all()
+  for clip, history in enumerate(model.seen["history"]):
+    np.testing.assert_array_equal(model.seen["latents"][clip, :history], model.clean[clip, :history])
+
+
+def test_noise_draws_share_a_clip_and_each_has_its_own_noise(codec, batch, bridge_params):
+  model = oracle_of(codec, batch)
+  objective = objective_of(codec, config_of(actions=CHUNK, action_draws=4), model)
+  loss, metrics = objective({"bridge": bridge_params}, batch, jax.random.key(0))
+  assert float(loss) < 1e-6 and set(metrics) == {"loss", "loss_video", "loss_action"}
+  assert model.seen["actions"].shape == (4 * BATCH, CHUNK, 4)
+  assert len(set(np.asarray(model.seen["action_timestep"]).tolist())) == 4 * BATCH
+
+
+def test_loss_adds_the_weighted_action_loss(codec, batch, bridge_params):
+  model = oracle_of(codec, batch)
+  model.actions = model.actions + 1.0
+  objective = objective_of(codec, config_of(actions=CHUNK, action_weight=0.5), model)
+  loss, metrics = objective({"bridge": bridge_params}, batch, jax.random.key(0))
+  assert float(metrics["loss_action"]) > 0.1
+  np.testing.assert_allclose(loss, metrics["loss_video"] + 0.5 * metrics["loss_action"], rtol=1e-6)
+
+
+def test_actions_follow_the_observed_frames(codec, batch, bridge_params):
+  """A chunk begins, and the state is taken, at the last observed frame; both in the model's units."""
+  model = oracle_of(codec, batch)
+  steps = np.arange(FRAMES - 1, dtype=np.float32)[None, :, None] * np.ones((BATCH, 1, 4), np.float32)
+  frames = np.arange(FRAMES, dtype=np.float32)[None, :, None] * np.ones((BATCH, 1, 5), np.float32)
+  marked = {**batch, "action": steps, "state": frames}
+  units = dict(normalize_action=lambda x: x / 10, normalize_state=lambda x: -x)
+  objective = objective_of(codec, config_of(actions=CHUNK, max_history=3), model, **units)
+  history = jnp.array([1, 2, 3])
+  actions, mask, state, _ = objective._decisions(marked, history)
+  want = 4 * (np.array([1, 2, 3]) - 1)[:, None] + np.arange(CHUNK)
+  labelled = (want < 12) & (want < np.array([[12], [3], [0]]))
+  np.testing.assert_array_equal(mask, labelled)
+  np.testing.assert_allclose(actions, np.where(labelled, want / 10, 0)[..., None] * np.ones(4), rtol=1e-6)
+  np.testing.assert_array_equal(state[:, 0], [0, -4, -8])
+
+
+def test_padding_and_unlabelled_actions_do_not_matter(codec, batch, bridge_params):
+  """With the real model: whatever lies behind a clip's end or an action's mask, the loss is the same."""
+  params = {**tiny.params(MIXTURE), "bridge": bridge_params}
+  objective = objective_of(codec, config_of(actions=CHUNK, max_history=2), WorldActionModel(MIXTURE))
+  run = jax.jit(lambda *args: objective(*args))
+  want, metrics = run(params, batch, jax.random.key(0))
+  assert np.isfinite(want) and metrics["loss_video"] > 0.1 and metrics["loss_action"] > 0.1
+
+  padding = np.arange(FRAMES) >= batch["length"][:, None]
+  changed = dict(batch)
+  changed["video"] = np.where(padding[..., None, None, None], 255 - batch["video"], batch["video"])
+  changed["action"] = np.where(batch["action_mask"][..., None], batch["action"], 1e6)
+  np.testing.assert_array_equal(run(params, changed, jax.random.key(0))[0], want)
+
+  changed["action"] = batch["action"] + 1.0  # while labelled actions do
+  assert run(params, changed, jax.random.key(0))[0] != want
+
+
+def test_tasks_follow_their_weights(codec):
+  weights = {"t2v": 1.0, "ti2v": 5.0, "i2v": 2.0, "image": 2.0, "unconditional": 0.0}
+  objective = objective_of(codec, config_of(tasks=weights, text_dropout=0.25), None)
+  observed, text, length = objective._draw_tasks(jax.random.key(0), jnp.full(20_000, 4))
+  shares = {
+    "observed": (observed.mean(), 0.7),
+    "one frame": ((length == 1).mean(), 0.2),
+    "text": (text.mean(), 0.75 * 0.8),
+    "neither": ((~observed & ~text).mean(), 0.25 * 0.3),
+  }
+  for name, (got, want) in shares.items():
+    assert abs(float(got) - want) < 0.015, name
+
+
+def test_hidden_text_is_the_empty_text(codec, batch, bridge_params):
+  model = oracle_of(codec, batch)
+  objective_of(codec, config_of(tasks={"i2v": 1.0}), model)({"bridge": bridge_params}, batch, jax.random.key(0))
+  empty = BRIDGE.apply({"params": bridge_params}, BRIDGE.tokenize("")[None])
+  for clip in range(BATCH):
+    np.testing.assert_array_equal(model.seen["context"].tokens[clip], empty.tokens[0])
+    np.testing.assert_array_equal(model.seen["context"].mask[clip], empty.mask[0])
+
+
+@pytest.mark.parametrize(
+  ("changes", "says"),
+  [
+    (dict(tasks={}), "not all 0"),
+    (dict(tasks={"t2v": 0.0}), "not all 0"),
+    (dict(tasks={"v2v": 1.0}), "unconditional"),
+    (dict(tasks={"t2v": 1.0}, actions=4), "ti2v and i2v"),
+  ],
+)
+def test_impossible_objectives_are_refused(changes, says):
+  with pytest.raises(KairosError, match=says):
+    ObjectiveConfig(**changes)

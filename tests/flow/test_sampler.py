@@ -1,0 +1,98 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kairos_jax.errors import KairosError
+from kairos_jax.flow import sampler
+from kairos_jax.flow.schedule import ACTION_SHIFT, flow_schedule
+from kairos_jax.model import WorldActionModel
+from kairos_jax.model.video_tower import Context
+from tests.model import tiny
+
+SCHEDULE = flow_schedule(4, 3.0)
+
+
+class ContextReader:
+  """Stands in for the model: its velocity is the mean of the context, plus 100 on observed frames."""
+
+  def apply(self, params, latents, timestep, context, *, history, memory, method):
+    assert method == "denoise_video" and timestep.shape == latents.shape[:1]
+    velocity = jnp.full(latents.shape, context.tokens.mean())
+    return velocity.at[:, :history].add(100.0)
+
+
+def context_of(value):
+  return Context(jnp.full((1, 2, 3), value))
+
+
+def test_euler_follows_a_straight_flow_to_its_data():
+  data, noise = jnp.array([3.0, -2.0]), jnp.array([0.5, 4.0])
+  out, trace = sampler.euler(lambda x, t: noise - data, noise, SCHEDULE, trace=True)
+  np.testing.assert_allclose(out, data, atol=1e-6)
+  want = (1 - SCHEDULE.next_sigmas[:, None]) * data + SCHEDULE.next_sigmas[:, None] * noise
+  np.testing.assert_allclose(trace.result, want, atol=1e-6)
+  np.testing.assert_array_equal(trace.sample[1:], trace.result[:-1])
+
+
+def test_euler_gives_each_leaf_its_own_timesteps():
+  schedules = (SCHEDULE, flow_schedule(4, ACTION_SHIFT))
+  _, trace = sampler.euler(lambda x, t: t, (jnp.zeros(()), jnp.zeros(())), schedules, trace=True)
+  for seen, schedule in zip(trace.velocity, schedules, strict=True):
+    np.testing.assert_array_equal(seen, schedule.timesteps)
+
+
+def test_observed_frames_are_held_at_every_step():
+  noise, observed = jnp.asarray(tiny.latents(3, seed=1)), tiny.latents(1, seed=2)
+  out, trace = sampler.sample_video(
+    ContextReader(), {}, noise, SCHEDULE, context_of(2.0), observed=observed, trace=True
+  )
+  for seen in (*trace.sample, out):
+    np.testing.assert_array_equal(seen[:, :1], observed)
+  np.testing.assert_allclose(out[:, 1:], noise[:, 1:] - 2.0, atol=1e-5)
+
+
+def test_without_observed_frames_all_are_sampled():
+  noise = tiny.latents(3)
+  out, trace = sampler.sample_video(ContextReader(), {}, noise, SCHEDULE, context_of(1.0))
+  np.testing.assert_allclose(out, noise - 1.0, atol=1e-5)
+  assert trace is None
+
+
+@pytest.mark.parametrize(("guidance", "negative", "velocity"), [(3.0, 1.0, 1 + 3 * (2 - 1)), (1.0, jnp.nan, 2.0)])
+def test_guidance_leaves_the_negative_and_of_one_does_not_read_it(guidance, negative, velocity):
+  noise = tiny.latents(2)
+  out, _ = sampler.sample_video(
+    ContextReader(), {}, noise, SCHEDULE, context_of(2.0), guidance=guidance, negative=context_of(negative)
+  )
+  np.testing.assert_allclose(out, noise - velocity, atol=1e-5)
+
+
+def test_joint_actions_are_those_of_actions_alone():
+  mixture, history = tiny.config(layers=("SWA", "GATED")), 2
+  model, params, context = WorldActionModel(mixture), tiny.params(mixture), tiny.context(masked=True)
+  noise, action_noise = jnp.asarray(tiny.latents(4)), jnp.asarray(tiny.actions(3))
+  observed = tiny.latents(history, seed=5)
+  schedule = flow_schedule(4, ACTION_SHIFT)
+
+  @jax.jit
+  def joint():
+    return sampler.sample_joint(
+      model, params, noise, action_noise, SCHEDULE, schedule, context, observed=observed, trace=True
+    )
+
+  @jax.jit
+  def alone():
+    memory = model.apply({"params": params}, None, observed, context, method="extend")
+    return sampler.sample_actions(model, params, memory, action_noise, schedule, context)[0]
+
+  (video, actions), trace = joint()
+  np.testing.assert_allclose(actions, alone(), atol=1e-5)
+  assert np.abs(actions - action_noise).max() > 0.1
+  for seen in (*trace.sample[0], video):
+    np.testing.assert_array_equal(seen[:, :history], observed)
+
+
+def test_guidance_needs_a_negative():
+  with pytest.raises(KairosError, match=r"guidance is 2.0"):
+    sampler.sample_video(ContextReader(), {}, tiny.latents(1), SCHEDULE, context_of(0.0), guidance=2.0)

@@ -1,0 +1,207 @@
+"""Writes the golden cases of this folder from the float64 oracle, in the form of the reference's.
+
+  python -m tests.goldens.make
+
+Each case is `<case>.json` (what was run, and the shape of every tensor) beside `<case>.safetensors`. They hold
+`interop.parity` and the released names to known numbers where the reference's own cases are not at hand.
+"""
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from kairos_jax.interop import golden
+from tests.model import oracle, tiny
+
+FOLDER = Path(__file__).parent
+SEED = 4242
+WINDOWS = dict(window_size=2, dilated_lengths=[2])
+SIZES = dict(num_heads=1, freq_dim=16, text_dim=8, eps=1e-6)
+WEIGHTS = {
+  "video_dit": dict(
+    dim=12,  # small, for the gated delta net is 256 x 512 whatever the width
+    ffn_dim=20,
+    in_dim=4,
+    patch_size=[1, 2, 2],
+    layers_settings=["SWA", "DSWA", "GATED"],
+    attn_method="flex",
+    window_size=3,
+    dilated_lengths=[4],
+    **SIZES,
+  ),
+  "action_dit": dict(
+    dim=10, attn_hidden_dim=12, ffn_dim=16, action_head_cfg=dict(action_dim=3, action_state_dim=5), **SIZES
+  ),
+}
+
+
+def write(folder, case, tensors, **meta):
+  kinds = {name: np.uint8 if np.asarray(x).dtype == bool else np.float32 for name, x in tensors.items()}
+  tensors = {name: np.ascontiguousarray(x, kinds[name]) for name, x in tensors.items()}
+  shapes = {name: [str(x.dtype), list(x.shape)] for name, x in tensors.items()}
+  description = json.dumps({"case": case, "set": "oracle", **meta, "tensors": shapes})
+  (folder / f"{case}.json").write_text(description + "\n")
+  save_file(tensors, folder / f"{case}.safetensors")
+
+
+def normal(rng, *shape):
+  """Noise as float32 holds it, in float64."""
+  return rng.standard_normal(shape).astype(np.float32).astype(np.float64)
+
+
+def channels_second(latents):
+  return np.moveaxis(latents, -1, 0)[None]
+
+
+def gated_delta_rule(folder, rng):
+  tensors, runs = {}, [{"T": 1, "split": None}, {"T": 70, "split": 33}]
+  for run in runs:
+    length, split = run["T"], run["split"]
+    q, k, v = (normal(rng, 1, length, 2, width) for width in (8, 8, 6))
+    state, g = normal(rng, 1, 2, 8, 6), -np.abs(normal(rng, 1, length, 2))
+    beta = rng.uniform(size=(1, length, 2)).astype(np.float32)
+    t = dict(q=q, k=k, v=v, g=g, beta=beta, initial_state=state)
+    inputs = oracle.l2_normalise(q[0]) / np.sqrt(8), oracle.l2_normalise(k[0]), v[0], g[0], beta[0].astype(np.float64)
+    for suffix, start in (("noinit", np.zeros_like(state[0])), ("init", state[0])):
+      reads, final = oracle.gated_delta_rule(*inputs, start)
+      t |= {f"o_{suffix}": reads[None], f"state_{suffix}": final[None]}
+    if split:
+      t["state_at_split"] = oracle.gated_delta_rule(*(x[:split] for x in inputs), state[0])[1][None]
+    tensors |= {f"T{length}/{name}": value for name, value in t.items()}
+  write(folder, "c01_gated_delta_rule", tensors, runs=runs)
+
+
+def attention_masks(folder):
+  tensors, frames, tokens, actions, window, dilation = {}, 5, 2, 3, 2, 2
+  video = frames * tokens
+  for history, restrict, everyone in itertools.product((0, 2), (0, 1), (0, 1)):
+    rule = SimpleNamespace(
+      window=window, dilation=dilation, history_sees_future=not restrict, all_see_history=bool(everyone)
+    )
+    prefix = f"f{frames}_h{history}_r{restrict}_a{everyone}/"
+    for kind in ("FA", "SWA", "DSWA"):
+      mask = np.zeros((video + actions, video + actions), bool)
+      seen = oracle.frame_mask(rule, kind, frames, history, [frames])
+      mask[:video, :video] = np.kron(seen, np.ones((tokens, tokens), bool))
+      mask[video:, : history * tokens] = mask[video:, video:] = True
+      tensors[f"{prefix}video_action_mixed@{kind}"] = mask
+      tensors[f"{prefix}video_only@{kind}"] = mask[:video, :video]
+      tensors[f"{prefix}action_with_video_cache@{kind}"] = mask[video:]
+    tensors[f"{prefix}action_only@FA"] = mask[video:, video:]
+  meta = dict(video_tokens_per_frame=tokens, action_seq_len=actions, window_size=window, dilated_length=dilation)
+  write(folder, "c03_attention_masks", tensors, **meta)
+
+
+def attention(folder, rng):
+  tensors, tokens, heads, width = {}, 2, 2, 8
+  rule = SimpleNamespace(window=2, dilation=3, history_sees_future=False, all_see_history=False)
+  for frames, histories in ((5, (0, 2)), (6, ())):
+    inputs = [normal(rng, 1, frames * tokens, width) for _ in "qkv"]
+    tensors |= {f"F{frames}/{name}": x for name, x in zip("qkv", inputs, strict=True)}
+    split = [x[0].reshape(-1, heads, width // heads) for x in inputs]
+    for kind in ("SWA", "DSWA", "FA"):
+      out = oracle.token_level(rule, kind, *split, tokens)
+      tensors[f"F{frames}/flash/{kind}"] = out.reshape(1, -1, width)
+      for history in histories:
+        mask = oracle.frame_mask(rule, kind, frames, history, [frames])
+        out = oracle.attend(*split, np.kron(mask, np.ones((tokens, tokens), bool)))
+        tensors[f"F{frames}/flex/{kind}/h{history}_r1"] = out.reshape(1, -1, width)
+  meta = dict(num_heads=heads, tokens_per_frame=tokens, window_size=2, dilated_length=3)
+  write(folder, "c04_flash_vs_flex", tensors, **meta)
+
+
+def video_tower(folder, rng, weights):
+  tensors, runs = {}, []
+  context, context_mask = normal(rng, 2, 6, 8), np.arange(6) < np.array([[6], [4]])
+  for name, frames, history, overrides, row in (
+    ("flex_h2", 5, 2, WINDOWS, 0),
+    ("flex_h1_masked_ctx", 3, 1, {}, 1),
+    ("flash_h1", 6, 1, {**WINDOWS, "attn_method": "flash"}, 0),
+  ):
+    run = dict(name=name, F=frames, H=4, W=2, num_history_frames=history, ctor_overrides=overrides, batch=1)
+    run |= {"context": "rows [:B]", "context_mask": "None"}
+    if row:
+      run |= {"context": "row 1", "context_mask": "context_mask row 1"}
+    runs.append(run)
+    latents, config = normal(rng, frames, 4, 2, 4), golden.mixture_config(WEIGHTS, overrides)
+    mask = context_mask[1] if row else None
+    out, trace = oracle.video(weights, config, latents, 731.25, context[row], mask, history=history)
+    tensors |= {f"{name}/latents": channels_second(latents), f"{name}/timestep": [731.25]}
+    tensors[f"{name}/out"] = channels_second(out)
+    if name == "flex_h2":
+      kept = {key: trace[key][None] for key in ("patch_tokens", "t", "t_mod", "context_emb")}
+      kept |= dict(freqs_cos=np.cos(trace["angle"]), freqs_sin=np.sin(trace["angle"]))
+      kept |= {f"block{i}_out": x[None] for i, x in enumerate(trace["blocks"])}
+      tensors |= {f"{name}/trace/{key}": value for key, value in kept.items()}
+  tensors |= dict(context=context, context_mask=context_mask)
+  write(folder, "c05_video_tower", tensors, weights="c05_wam_weights (video_dit.*)", runs=runs)
+
+
+def joint_once(folder, rng, weights):
+  latents, actions, context = normal(rng, 4, 4, 2, 4), normal(rng, 5, 3), normal(rng, 6, 8)
+  mask, timestep, action_timestep = np.arange(6) < 5, 812.5, 437.5
+  config = golden.mixture_config(WEIGHTS, WINDOWS)
+  video, action = oracle.joint(weights, config, latents, timestep, actions, action_timestep, context, mask, history=2)
+  tensors = dict(
+    latents=channels_second(latents),
+    action=actions[None],
+    context=context[None],
+    context_mask=mask[None],
+    timestep=[timestep],
+    timestep_action=[action_timestep],
+    pred_video=channels_second(video),
+    pred_action=action[None],
+  )
+  runs = [dict(name="a", F=4, H=4, W=2, num_history_frames=2, action_len=5, batch=1, video_ctor_overrides=WINDOWS)]
+  write(folder, "c06_joint_once", {f"a/{k}": v for k, v in tensors.items()}, weights="c05_wam_weights", runs=runs)
+
+
+def action_loop(folder, rng, weights):
+  """Actions alone: the history's keys and values once, then Euler steps over the shifted levels."""
+  steps, shift = 4, 5.0
+  observed, actions, context = normal(rng, 2, 4, 2, 4), normal(rng, 5, 3), normal(rng, 6, 8)
+  mask, config = np.arange(6) < 4, golden.mixture_config(WEIGHTS, WINDOWS)
+  level = 1 - np.arange(steps) / steps
+  sigmas = (shift * level / (1 + (shift - 1) * level)).astype(np.float32)
+  tensors = dict(
+    first_frame_latents=channels_second(observed),
+    noise_action=actions[None],
+    context=context[None],
+    context_mask=mask[None],
+    sigmas=sigmas,
+    timesteps=1000 * sigmas,
+  )
+  _, trace = oracle.video(weights, config, observed, 0.0, context, mask, history=2)
+  for layer, (k, v) in enumerate(zip(trace["keys"], trace["values"], strict=True)):
+    if k is not None:
+      tensors |= {f"video_kv/layer{layer}/{name}": x.reshape(1, len(x), -1) for name, x in (("k", k), ("v", v))}
+  for step, (sigma, after) in enumerate(zip(sigmas, [*sigmas[1:], 0.0], strict=True)):
+    velocity = oracle.action(weights, config, actions, 1000.0 * sigma, context, mask, trace, slice(None))
+    tensors |= {f"step{step}/sample": actions[None], f"step{step}/model_output": velocity[None]}
+    actions = actions + velocity * (float(after) - float(sigma))
+    tensors[f"step{step}/prev_sample"] = actions[None]
+  tensors["action"] = actions[None]
+  meta = dict(weights="c05_wam_weights", video_ctor_overrides=WINDOWS, steps=steps)
+  write(folder, "c06_loop_infer_action", tensors, **meta)
+
+
+def main(folder=FOLDER):
+  rng = np.random.default_rng(SEED)
+  mixture = golden.mixture_config(WEIGHTS, {})
+  weights = tiny.tensors(mixture)
+  write(folder, "c05_wam_weights", weights, **WEIGHTS)
+  gated_delta_rule(folder, rng)
+  attention_masks(folder)
+  attention(folder, rng)
+  video_tower(folder, rng, weights)
+  joint_once(folder, rng, weights)
+  action_loop(folder, rng, weights)
+
+
+if __name__ == "__main__":
+  main(*map(Path, sys.argv[1:]))

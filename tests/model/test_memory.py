@@ -1,0 +1,180 @@
+"""Streams: prefill, extend and denoise from memory against one pass of the oracle under the block-causal mask."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from einops import rearrange
+
+from kairos_jax.errors import KairosError
+from kairos_jax.model import WorldActionModel, rotation
+from kairos_jax.model.memory import Memory
+from tests.model import oracle, tiny
+
+TIMESTEP = np.array([731.25], np.float32)
+CHUNKS = (2, 1, 3, 1)  # how seven frames of history arrive
+FUTURE = 2
+BOUNDED = tiny.config(video_frames=3)  # windows reach back 1 and 2 frames, actions 3
+
+
+def stream(mixture, latents, context, chunks):
+  """The memory after the chunks, one by one."""
+  run, memory, start = tiny.apply(mixture, "extend"), None, 0
+  for chunk in chunks:
+    memory = run(tiny.params(mixture), memory, latents[:, start : start + chunk], context)
+    start += chunk
+  return memory
+
+
+@pytest.fixture(scope="module")
+def long_stream():
+  """The memory after all of CHUNKS, and the oracle's one pass over these frames and FUTURE noisy ones."""
+  latents, context = tiny.latents(sum(CHUNKS) + FUTURE), tiny.context(masked=True)
+  (text, mask), tensors = tiny.rows(context)[0], tiny.tensors(BOUNDED)
+  history = sum(CHUNKS)
+  velocity, trace = oracle.video(
+    tensors, BOUNDED, latents[0], TIMESTEP[0], text, mask, history=history, chunks=[*CHUNKS, FUTURE]
+  )
+  return latents, context, stream(BOUNDED, latents, context, CHUNKS), velocity, trace
+
+
+def test_next_frames_after_uneven_chunks(long_stream):
+  latents, context, memory, velocity, _ = long_stream
+  got = tiny.apply(BOUNDED, "denoise_video")(
+    tiny.params(BOUNDED), latents[:, sum(CHUNKS) :], TIMESTEP, context, memory=memory
+  )
+  np.testing.assert_allclose(got[0], velocity[sum(CHUNKS) :], atol=1e-5)
+
+
+def test_actions_after_uneven_chunks_read_the_last_frames(long_stream):
+  _, context, memory, _, trace = long_stream
+  actions, (text, mask) = tiny.actions(3), tiny.rows(context)[0]
+  got = tiny.apply(BOUNDED, "denoise_actions")(tiny.params(BOUNDED), memory, actions, TIMESTEP, context)
+  seen = slice(4 * (sum(CHUNKS) - BOUNDED.action.video_frames), 4 * sum(CHUNKS))
+  want = oracle.action(tiny.tensors(BOUNDED), BOUNDED, actions[0], TIMESTEP[0], text, mask, trace, seen)
+  np.testing.assert_allclose(got[0], want, atol=1e-5)
+
+
+def test_what_a_memory_holds(long_stream):
+  """The last keys and values that each layer's window and the actions can reach, and the delta net's state."""
+  _, _, memory, _, trace = long_stream
+  layers, size, history = BOUNDED.video.layers, len(BOUNDED.video.group), 4 * sum(CHUNKS)
+  assert int(memory.position) == sum(CHUNKS)
+  for layer, kind in enumerate(layers):
+    if kind == "GATED":
+      continue
+    name, group = f"layer_{layer % size}", layer // size
+    for caches, frames in ((memory.window, {"SWA": 1, "DSWA": 2}[kind]), (memory.action, 3)):
+      for ours, theirs in ((caches[name].k, trace["keys"]), (caches[name].v, trace["values"])):
+        ours = rearrange(ours[group, 0], "f l h d -> (f l) h d")
+        np.testing.assert_allclose(ours, theirs[layer][history - 4 * frames : history], atol=1e-5)
+
+
+def test_delta_state_is_that_of_one_pass(long_stream):
+  latents, context, memory, _, _ = long_stream
+  text, mask = tiny.rows(context)[0]
+  assert set(memory.delta) == {"layer_2"}
+  _, trace = oracle.video(
+    tiny.tensors(BOUNDED), BOUNDED, latents[0, : sum(CHUNKS)], 0.0, text, mask, history=sum(CHUNKS), chunks=CHUNKS
+  )
+  for group in range(BOUNDED.video.groups):
+    np.testing.assert_allclose(memory.delta["layer_2"].matrix[group, 0], trace["states"][3 * group + 2], atol=1e-5)
+
+
+@pytest.mark.parametrize("history", [1, 5], ids=["history shorter than the window", "longer"])
+def test_prefill_then_denoise_is_the_full_pass(history):
+  mixture, frames = tiny.config(layers=("DSWA", "GATED")), history + FUTURE
+  latents, context, actions = tiny.latents(frames, seed=history), tiny.context(), tiny.actions(2)
+  params = tiny.params(mixture)
+  inputs = (latents[0], TIMESTEP[0], actions[0], TIMESTEP[0], context.tokens[0])
+  video, action = oracle.joint(tiny.tensors(mixture), mixture, *inputs, history=history)
+  memory = stream(mixture, latents, context, [history])
+  got = tiny.apply(mixture, "denoise_video")(params, latents[:, history:], TIMESTEP, context, memory=memory)
+  np.testing.assert_allclose(got[0], video[history:], atol=1e-5)
+  got = tiny.apply(mixture, "denoise_actions")(params, memory, actions, TIMESTEP, context)
+  np.testing.assert_allclose(got[0], action, atol=1e-5)
+
+
+def test_history_that_everyone_sees_is_kept_whole():
+  mixture = tiny.video_only(layers=("SWA",), all_see_history=True)
+  chunks, latents, context = (2, 2), tiny.latents(5), tiny.context()
+  memory = stream(mixture, latents, context, chunks)
+  assert memory.window["layer_0"].frames == 4
+  got = tiny.apply(mixture, "denoise_video")(tiny.params(mixture), latents[:, 4:], TIMESTEP, context, memory=memory)
+  want, _ = oracle.video(
+    tiny.tensors(mixture), mixture, latents[0], TIMESTEP[0], context.tokens[0], history=4, chunks=[2, 2, 1]
+  )
+  np.testing.assert_allclose(got[0], want[4:], atol=1e-5)
+
+
+def test_bounded_memory_has_one_shape_and_compiles_once():
+  latents, context, params = tiny.latents(1, seed=3), tiny.context(), tiny.params(BOUNDED)
+  extend = jax.jit(
+    lambda memory, latents: WorldActionModel(BOUNDED).apply(
+      {"params": params}, memory, latents, context, method="extend"
+    )
+  )
+  memory = shapes = None
+  for step in range(6):
+    memory = extend(memory, latents)
+    assert shapes in (None, jax.tree.map(jnp.shape, memory)), step
+    shapes = jax.tree.map(jnp.shape, memory)
+  assert extend._cache_size() == 2  # the first call has no memory
+  assert int(memory.position) == 6
+  assert (memory.window["layer_0"].frames, memory.window["layer_1"].frames, memory.action["layer_0"].frames) == (
+    1,
+    2,
+    3,
+  )
+
+
+def test_unbounded_actions_read_all_history():
+  mixture = tiny.config(layers=("SWA",))
+  memory = stream(mixture, tiny.latents(4), tiny.context(), (1, 1, 1, 1))
+  assert memory.action["layer_0"].frames == 4 and memory.window["layer_0"].frames == 1
+
+
+@pytest.mark.parametrize("position", [5000, 10**6 + 7])
+def test_a_stream_goes_on_after_a_long_time(position):
+  """Frame 5000 is turned as float64 turns it: the same frames, moved far along, still equal the oracle."""
+  mixture = tiny.video_only(layers=("SWA",), window=3)
+  latents, context = tiny.latents(4, seed=4), tiny.context()
+  text, tensors = context.tokens[0], tiny.tensors(mixture)
+  extend, params = tiny.apply(mixture, "extend"), tiny.params(mixture)
+  memory = extend(params, None, jnp.zeros_like(latents[:, :1]), context)
+  memory = extend(params, memory.replace(position=jnp.int32(position)), latents[:, :2], context)
+  got = tiny.apply(mixture, "denoise_video")(params, latents[:, 2:], TIMESTEP, context, memory=memory)
+  assert int(memory.position) == position + 2
+  # The window has left the first frame behind, and with one layer nothing else remembers it.
+  want, trace = oracle.video(
+    tensors, mixture, latents[0], TIMESTEP[0], text, history=2, chunks=[2, 2], first_frame=position
+  )
+  keys = rearrange(memory.window["layer_0"].k[0, 0], "f l h d -> (f l) h d")
+  np.testing.assert_allclose(keys, trace["keys"][0][: 2 * 4], atol=1e-5)
+  np.testing.assert_allclose(got[0], want[2:], atol=1e-5)
+
+
+@pytest.mark.parametrize("position", [0, 1, 1023, 1024, 123_456_789, 2**30 - 1])
+def test_turns_are_exact(position):
+  half = 32
+  angle = position * 10000.0 ** (-np.arange(half) / half)
+  cos, sin = rotation.turns(jnp.int32(position), half)
+  np.testing.assert_allclose(cos, np.cos(angle), atol=1e-6)
+  np.testing.assert_allclose(sin, np.sin(angle), atol=1e-6)
+
+
+def test_timestep_embedding_is_the_float64_sinusoid():
+  timesteps = np.array([0.0, 0.125, 357.142853, 731.25, 999.999], np.float32)
+  angle = timesteps.astype(np.float64)[:, None] * oracle.frequencies(16)
+  want = np.concatenate([np.cos(angle), np.sin(angle)], -1)
+  np.testing.assert_allclose(rotation.timestep_embedding(jnp.asarray(timesteps), 32), want, atol=1e-6)
+
+
+def test_token_rule_cannot_stream():
+  mixture = tiny.config(layers=("SWA",), rule="token")
+  model, params = WorldActionModel(mixture), {"params": tiny.params(mixture)}
+  with pytest.raises(KairosError, match="cannot stream"):
+    model.apply(params, None, tiny.latents(1), tiny.context(), method="extend")
+  memory = Memory(jnp.int32(1), {}, {}, {})
+  with pytest.raises(KairosError, match="cannot stream"):
+    model.apply(params, tiny.latents(1), TIMESTEP, tiny.context(), memory=memory, method="denoise_video")

@@ -1,0 +1,56 @@
+"""A whole world-action model that is as small as can be: untrained, but every weight is alive."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines.normalize import Normalizer
+from kairos_jax import codec
+from kairos_jax.bridge import TextBridge, TextBridgeConfig
+from kairos_jax.interop.bundle import Bundle
+from kairos_jax.model import ActionConfig, MixtureConfig, VideoConfig
+from kairos_jax.model.mixture import init_params
+
+SIZE = 16  # pixels
+CHANNELS = 4
+
+
+def mixture(layers=("SWA", "DSWA", "GATED"), video_frames=4) -> MixtureConfig:
+  """Towers of one layer group; memories are constant in size as long as `layers` has no FA."""
+  shared = dict(ffn_dim=32, heads=2, freq_dim=16, text_dim=16)
+  return MixtureConfig(
+    video=VideoConfig(dim=16, layers=layers, window=2, dilation=2, channels=CHANNELS, key_dim=8, value_dim=8, **shared),
+    action=ActionConfig(dim=16, attention_dim=16, action_dim=3, state_dim=3, video_frames=video_frames, **shared),
+  )
+
+
+def bundle(config: MixtureConfig | None = None, seed=0) -> Bundle:
+  """A model of random weights, made without compiling anything; a fresh model's heads are zero, these are not."""
+  config = config or mixture()
+  bridge = TextBridge(TextBridgeConfig(vocabulary=32, tokens=8, dim=8, text_dim=16))
+  shapes = {
+    **jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0)),
+    "bridge": jax.eval_shape(bridge.init, jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"],
+  }
+  rng = np.random.default_rng(seed)
+  around_one = lambda path: float(path[-1].key == "scale")  # noqa: E731
+  params = jax.tree.map_with_path(
+    lambda path, x: jnp.asarray(around_one(path) + 0.2 * rng.standard_normal(x.shape, np.float32)), shapes
+  )
+  identity = Normalizer(np.full(3, -1, np.float32), np.ones(3, np.float32))
+  return Bundle(
+    mixture=config,
+    bridge=bridge.config,
+    codec=codec.fit((frames(9, seed=i) for i in range(4)), CHANNELS),
+    params=params,
+    fps=10.0,
+    clip_frames=9,
+    actions=4,
+    action=identity,
+    state=identity,
+  )
+
+
+def frames(count, size=SIZE, seed=0) -> np.ndarray:
+  """A clip of noise, uint8 [count, size, size, 3]."""
+  return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
