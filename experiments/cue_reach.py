@@ -46,8 +46,8 @@ def get_config() -> ConfigDict:
 
   config.train = ConfigDict(
     dict(
-      steps=3000,
-      batch=32,
+      steps=4000,
+      batch=8,
       accumulate=1,
       text_dropout=0.1,
       action_weight=1.0,

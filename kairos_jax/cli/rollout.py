@@ -62,6 +62,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
   out = Path(values.out or Path(values.model, "rollout"))
   out.mkdir(parents=True, exist_ok=True)
+  (out / "rollout.png").unlink(missing_ok=True)  # of an earlier run: it is drawn last
   console, costs, interrupted = Console(), [], False
   with (
     media.mp4_writer(out / "rollout.mp4", fps) as write,

@@ -276,7 +276,7 @@ def _video_loop(case: GoldenCase) -> Compared:
   t, meta = case.tensors, case.meta
   model, params, config = _model(case, meta["video_ctor_overrides"])
   schedule = _video_schedule(t["latents_init"], config, meta["steps"])
-  yield "timesteps", schedule.timesteps, t["timesteps"]
+  yield _timesteps("timesteps", schedule, t)
   latents, trace = jax.jit(
     lambda noise: sampler.sample_video(
       model,
@@ -307,8 +307,8 @@ def _joint_loop(case: GoldenCase) -> Compared:
   model, params, config = _model(case, meta["video_ctor_overrides"])
   schedule = _video_schedule(t["latents_init"], config, meta["steps"])
   action_schedule = flow_schedule(meta["steps"], ACTION_SHIFT)
-  yield "timesteps", schedule.timesteps, t["timesteps"]
-  yield "timesteps_action", action_schedule.timesteps, t["timesteps_action"]
+  yield _timesteps("timesteps", schedule, t)
+  yield _timesteps("timesteps_action", action_schedule, t)
   (latents, actions), trace = jax.jit(
     lambda noise, action_noise: sampler.sample_joint(
       model,
@@ -337,7 +337,7 @@ def _action_loop(case: GoldenCase) -> Compared:
   model, params, config = _model(case, meta["video_ctor_overrides"])
   context = _context(t, "context")
   schedule = flow_schedule(meta["steps"], ACTION_SHIFT)
-  yield "timesteps", schedule.timesteps, t["timesteps"]
+  yield _timesteps("timesteps", schedule, t)
   memory = jax.jit(lambda z: model.apply({"params": params}, None, z, context, method="extend"))(_observed(t))
   size = len(config.video.group)
   for layer in range(len(config.video.layers)):
@@ -371,8 +371,8 @@ def _full_call(case: GoldenCase) -> Compared:
     tokens = run["height"] // 8 * (run["width"] // 8) / config.video.patch[1] / config.video.patch[2]
     schedule = flow_schedule(run["steps"], video_shift(tokens, frames))
     action_schedule = flow_schedule(run["steps"], ACTION_SHIFT)
-    yield f"{mode}/timesteps", schedule.timesteps, part["timesteps"]
-    yield f"{mode}/timesteps_action", action_schedule.timesteps, part["timesteps_action"]
+    yield _timesteps("timesteps", schedule, part)
+    yield _timesteps("timesteps_action", action_schedule, part)
     guidance = dict(guidance=run["cfg_scale"], negative=negative)
     if mode == "action":
       memory: Any = model.apply({"params": params}, None, observed, context, method="extend")
@@ -421,10 +421,14 @@ def _schedules(case: GoldenCase) -> Compared:
       )
     t = case.part(f"{name}/")
     yield f"{name}/sigmas", schedule.sigmas, t["sigmas"]
-    # A timestep is 1000 sigma, so its last float32 digit is above an absolute 1e-5: compared on the scale of sigma.
-    yield f"{name}/timesteps / 1000", schedule.timesteps / 1000, t["timesteps"] / 1000
+    yield _timesteps("timesteps", schedule, t)
     if call.get("training"):
       yield from _training_schedule(name, schedule, t, case.tensors)
+
+
+def _timesteps(name: str, schedule: Schedule, t: dict[str, np.ndarray]) -> tuple[str, Any, Any]:
+  """A timestep is 1000 sigma, so its last float32 digit is above an absolute 1e-5: compared on the scale of sigma."""
+  return f"{name} / 1000", schedule.timesteps / 1000, t[name] / 1000
 
 
 def _training_schedule(

@@ -117,9 +117,12 @@ class WorldModel:
     Raises:
       KairosError: the model has no action tower, or the state has another width.
     """
-    if self.bundle.mixture.action is None:
+    action = self.bundle.mixture.action
+    if action is None:
       raise KairosError("this model has no action tower: it was not trained through the robot stage")
     states = np.atleast_2d(np.asarray(state, np.float32))
+    if states.shape != (stream.batch, action.state_dim):
+      raise KairosError(f"state is {states.shape}; it must be {(stream.batch, action.state_dim)}: episodes, numbers")
     normal = self.bundle.state.normalize(states)
     actions = self._act(self.bundle.params, stream.memory, stream.context, normal, jax.random.key(seed), steps=steps)
     actions = self.bundle.action.denormalize(np.asarray(actions))

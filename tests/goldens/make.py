@@ -120,8 +120,7 @@ def video_tower(folder, rng, weights):
   context, context_mask = normal(rng, 2, 6, 8), np.arange(6) < np.array([[6], [4]])
   for name, frames, history, overrides, row in (
     ("flex_h2", 5, 2, WINDOWS, 0),
-    ("flex_h1_masked_ctx", 3, 1, {}, 1),
-    ("flash_h1", 6, 1, {**WINDOWS, "attn_method": "flash"}, 0),
+    ("flash_h1_masked_ctx", 6, 1, {**WINDOWS, "attn_method": "flash"}, 1),
   ):
     run = dict(name=name, F=frames, H=4, W=2, num_history_frames=history, ctor_overrides=overrides, batch=1)
     run |= {"context": "rows [:B]", "context_mask": "None"}

@@ -2,7 +2,7 @@ import jax
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def quick_compiles():
   """These tests compile many small programs and run each once: optimising them costs more than it saves."""
   jax.config.update("jax_disable_most_optimizations", True)

@@ -1,5 +1,7 @@
 """Streams: prefill, extend and denoise from memory against one pass of the oracle under the block-causal mask."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,7 +85,7 @@ def test_delta_state_is_that_of_one_pass(long_stream):
 
 @pytest.mark.parametrize("history", [1, 5], ids=["history shorter than the window", "longer"])
 def test_prefill_then_denoise_is_the_full_pass(history):
-  mixture, frames = tiny.config(layers=("DSWA", "GATED")), history + FUTURE
+  mixture, frames = tiny.config(layers=("DSWA",) * 2), history + FUTURE
   latents, context, actions = tiny.latents(frames, seed=history), tiny.context(), tiny.actions(2)
   params = tiny.params(mixture)
   inputs = (latents[0], TIMESTEP[0], actions[0], TIMESTEP[0], context.tokens[0])
@@ -107,30 +109,25 @@ def test_history_that_everyone_sees_is_kept_whole():
   np.testing.assert_allclose(got[0], want[4:], atol=1e-5)
 
 
-def test_bounded_memory_has_one_shape_and_compiles_once():
-  latents, context, params = tiny.latents(1, seed=3), tiny.context(), tiny.params(BOUNDED)
-  extend = jax.jit(
-    lambda memory, latents: WorldActionModel(BOUNDED).apply(
-      {"params": params}, memory, latents, context, method="extend"
-    )
-  )
-  memory = shapes = None
+def test_bounded_memory_has_one_shape_and_compiles_once(long_stream):
+  latents, context, memory, _, _ = long_stream
+  run, shapes = tiny.apply(BOUNDED, "extend"), jax.tree.map(jnp.shape, memory)
+  compiled = run._cache_size()  # the fixture went through every shape: no memory yet, and three sizes of chunk
+  assert compiled == 3
   for step in range(6):
-    memory = extend(memory, latents)
-    assert shapes in (None, jax.tree.map(jnp.shape, memory)), step
-    shapes = jax.tree.map(jnp.shape, memory)
-  assert extend._cache_size() == 2  # the first call has no memory
-  assert int(memory.position) == 6
-  assert (memory.window["layer_0"].frames, memory.window["layer_1"].frames, memory.action["layer_0"].frames) == (
-    1,
-    2,
-    3,
-  )
+    memory = run(tiny.params(BOUNDED), memory, latents[:, :1], context)
+    assert jax.tree.map(jnp.shape, memory) == shapes, step
+  assert run._cache_size() == compiled
+  assert int(memory.position) == sum(CHUNKS) + 6
+  frames = memory.window["layer_0"].frames, memory.window["layer_1"].frames, memory.action["layer_0"].frames
+  assert frames == (1, 2, 3)
 
 
 def test_unbounded_actions_read_all_history():
-  mixture = tiny.config(layers=("SWA",))
-  memory = stream(mixture, tiny.latents(4), tiny.context(), (1, 1, 1, 1))
+  mixture, context, memory = tiny.config(layers=("SWA",)), tiny.context(), None
+  extend = functools.partial(WorldActionModel(mixture).apply, {"params": tiny.params(mixture)}, method="extend")
+  for _ in range(4):
+    memory = jax.eval_shape(extend, memory, tiny.latents(1), context)
   assert memory.action["layer_0"].frames == 4 and memory.window["layer_0"].frames == 1
 
 
@@ -172,9 +169,8 @@ def test_timestep_embedding_is_the_float64_sinusoid():
 
 def test_token_rule_cannot_stream():
   mixture = tiny.config(layers=("SWA",), rule="token")
-  model, params = WorldActionModel(mixture), {"params": tiny.params(mixture)}
+  params, memory = tiny.params(mixture), Memory(jnp.int32(1), {}, {}, {})
   with pytest.raises(KairosError, match="cannot stream"):
-    model.apply(params, None, tiny.latents(1), tiny.context(), method="extend")
-  memory = Memory(jnp.int32(1), {}, {}, {})
+    tiny.apply(mixture, "extend").eval_shape(params, None, tiny.latents(1), tiny.context())
   with pytest.raises(KairosError, match="cannot stream"):
-    model.apply(params, tiny.latents(1), TIMESTEP, tiny.context(), memory=memory, method="denoise_video")
+    tiny.apply(mixture, "denoise_video").eval_shape(params, tiny.latents(1), TIMESTEP, tiny.context(), memory=memory)

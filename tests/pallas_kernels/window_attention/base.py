@@ -87,7 +87,7 @@ class WindowAttentionTest:
     return compiled(self.implementation)
 
   @hypothesis.settings(
-    max_examples=25,
+    max_examples=20,
     deadline=None,
     derandomize=True,
     suppress_health_check=[hypothesis.HealthCheck.differing_executors],  # one test, inherited by each implementation
