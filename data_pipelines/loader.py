@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import grain
 import numpy as np
@@ -16,6 +16,7 @@ from data_pipelines.records import Clip
 from data_pipelines.shards import read_manifest
 from kairos_jax.errors import KairosError
 
+Crop = Literal["start", "random", "anywhere"]
 Tokenize = Callable[[str], Int32[np.ndarray, "N"]]
 Sample = dict[str, np.ndarray | np.generic]
 
@@ -29,7 +30,7 @@ def make_loader(
   seed: int,
   tokenize: Tokenize,
   steps: int,
-  crop: Literal["start", "random"],
+  crop: Crop,
   instruction_share: tuple[float, float],
   state_dim: int,
   action_dim: int,
@@ -50,7 +51,8 @@ def make_loader(
     seed: of shuffling, mixing, cropping and the choice of captions.
     tokenize: a caption to int32 token ids of one fixed length N.
     steps: batches of the stage.
-    crop: where a sample starts in a longer clip.
+    crop: where a sample starts in a longer clip: at its start; at random, so that it is filled; or half of the time at
+      the start and else anywhere, the end being padded: a robot then learns to begin in the middle of a task.
     instruction_share: of samples told by their instruction instead of their caption, at the start and the end.
     state_dim, action_dim: S and A of the batches; a source with others is zero-filled and masked out.
     process_index, process_count: this process's share of the samples: every `process_count`-th.
@@ -71,8 +73,8 @@ def make_loader(
     raise KairosError(f"process_index {process_index} is out of range: 0 to {process_count - 1}")
   if unknown := set(mixture.names) - set(sources):
     raise KairosError(f"mixture names unknown sources {sorted(unknown)}: there are {sorted(sources)}")
-  if crop not in ("start", "random"):
-    raise KairosError(f"unknown crop {crop!r}: start or random")
+  if crop not in get_args(Crop):
+    raise KairosError(f"unknown crop {crop!r}: {', '.join(get_args(Crop))}")
 
   sizes = {
     name: tuple(source["shapes"]["frame"])
@@ -122,16 +124,24 @@ class _Sampler:
     clip = draw.record.clip
     rng = np.random.default_rng([self.seed, index])
     told, moment = rng.random(2)
-    spare = max(len(clip.video) - self.frames, 0)
-    start = int(moment * (spare + 1)) if self.crop == "random" else 0
     instructed = told < linear(self.instruction_share, index, self.samples)
     text = (clip.instruction or clip.caption) if instructed else (clip.caption or clip.instruction)
     return {
-      **window(clip, start, self.frames, self.state_dim, self.action_dim),
+      **window(clip, self._start(len(clip.video), moment), self.frames, self.state_dim, self.action_dim),
       "tokens": self.tokenize(text),
       "source": np.int32(draw.source),
       "id": np.str_(draw.record.id),
     }
+
+  def _start(self, length: int, moment: float) -> int:
+    """The first frame of a sample, from a uniform number."""
+    match self.crop:
+      case "random":
+        return int(moment * (max(length - self.frames, 0) + 1))
+      case "anywhere":
+        return int(max(2 * moment - 1, 0) * (length - 1))
+      case _:
+        return 0
 
 
 def window(clip: Clip, start: int, frames: int, state_dim: int, action_dim: int) -> Sample:

@@ -1,6 +1,6 @@
 """The whole curriculum on the embedded simulator: physics, hand, robot; the model behind `make demo`.
 
-  kairos data build --out=runs/data --counts=physics:240,hand:240,robot:600
+  kairos data build --out=runs/data --counts=physics:240,hand:240,robot:1000
   kairos train --config=experiments/cue_reach.py --workdir=runs/cue_reach
 
 Numbers of a run, on 2 CPU cores: docs/results.md.
@@ -46,16 +46,16 @@ def get_config() -> ConfigDict:
 
   config.train = ConfigDict(
     dict(
-      steps=4000,
+      steps=3600,
       batch=8,
       accumulate=1,
       text_dropout=0.1,
       action_weight=1.0,
-      action_draws=4,
+      action_draws=8,
       ema_decay=0.995,
       explode_factor=20.0,
       log_every=20,
-      checkpoint_every=500,
+      checkpoint_every=400,
       keep=2,
     )
   )
@@ -65,7 +65,7 @@ def get_config() -> ConfigDict:
 
   video_tasks = dict(t2v=0.2, ti2v=0.5, i2v=0.1, unconditional=0.1, image=0.1)
   physics = dict(
-    share=0.15,
+    share=0.12,
     actions=False,
     mixture=dict(start=dict(physics=1.0), end=dict(physics=0.9, hand=0.1)),
     instruction_share=(0.0, 0.0),
@@ -75,24 +75,24 @@ def get_config() -> ConfigDict:
     optimizer=dict(peak_lr=2e-3, weight_decay=1e-3),
   )
   hand = dict(
-    share=0.15,
+    share=0.12,
     actions=False,
     mixture=dict(start=dict(physics=0.2, hand=0.8), end=dict(hand=1.0)),
     instruction_share=(0.2, 0.8),
     tasks=video_tasks,
     max_history=3,
     crop="random",
-    optimizer=dict(peak_lr=1e-3, weight_decay=0.0),
+    optimizer=dict(peak_lr=2e-3, weight_decay=0.0),
   )
   robot = dict(
-    share=0.7,
+    share=0.76,
     actions=True,
     mixture=dict(start=dict(hand=0.1, robot=0.9), end=dict(robot=1.0)),
     instruction_share=(1.0, 1.0),
     tasks=dict(ti2v=1.0),
     max_history=5,
-    crop="start",
-    optimizer=dict(peak_lr=1e-3, weight_decay=1e-2),
+    crop="anywhere",
+    optimizer=dict(peak_lr=2e-3, weight_decay=1e-2),
   )
   config.stages = ConfigDict(dict(physics=physics, hand=hand, robot=robot))
   return config

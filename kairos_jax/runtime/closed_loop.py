@@ -77,18 +77,23 @@ def run_episodes(
 
 
 def model_policy(model: WorldModel, instruction: str, *, blind: bool = False, steps: int = 10, seed: int = 0) -> Policy:
-  """The world model as a policy: it remembers every frame, and after each latent frame of actions plans anew.
+  """The world model as a policy: it remembers what it sees, and after each latent frame of actions plans anew.
+
+  A stream could go on for ever, but the policy knows histories no longer than its training clips: past that it begins
+  a new one from its latest frame.
 
   Args:
     blind: sees black images: what the policy knows without its eyes.
     steps: denoising steps of a chunk.
   """
   stream, calls = None, 0
+  longest = (model.bundle.clip_frames - 1) // FRAMES_PER_LATENT  # latent frames of history in training
 
   def policy(frames, states):
     nonlocal stream, calls
     frames = np.zeros_like(frames) if blind else frames
-    stream = model.prefill(frames, instruction) if stream is None else model.extend(stream, frames)
+    begin = calls % longest == 0
+    stream = model.prefill(frames[:, -1:], instruction) if begin else model.extend(stream, frames)
     calls += 1
     return model.act(stream, states, seed=seed + calls, steps=steps)[:, :FRAMES_PER_LATENT]
 

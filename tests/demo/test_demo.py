@@ -26,7 +26,14 @@ def demo(tmp_path_factory):
 
 def test_everything_is_left_on_disk(demo):
   out, printed = demo
-  for name in ("report.html", "results.json", "closed_loop.mp4", "imagination.mp4", "imagination.png", "model/model.json"):
+  for name in (
+    "report.html",
+    "results.json",
+    "closed_loop.mp4",
+    "imagination.mp4",
+    "imagination.png",
+    "model/model.json",
+  ):
     assert (out / name).stat().st_size > 500, name
   for stage in ("physics", "hand", "robot"):
     assert (out / stage / "metrics.jsonl").read_text().count("\n") >= 1
