@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
     tasks=video_tasks,
     max_history=3,
     crop="random",
-    optimizer=dict(peak_lr=2e-3, weight_decay=1e-3),
+    optimizer=dict(peak_lr=2e-3, weight_decay=0.0),
   )
   hand = dict(
     share=0.12,

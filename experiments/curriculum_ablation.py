@@ -18,6 +18,7 @@ from experiments import cue_reach
 def get_config(variant: str = "curriculum") -> ConfigDict:
   """`variant`: "curriculum" (I, II and III) or "robot_only" (III for all steps)."""
   config = cue_reach.get_config()
+  config.train.steps = 1000  # in all
   if variant == "robot_only":
     config.order = ("robot",)
     config.stages.robot.share = 1.0

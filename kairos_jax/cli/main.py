@@ -8,6 +8,7 @@ A subcommand is a module whose docstring is its help text, with two functions:
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -38,6 +39,10 @@ COMMANDS = {
 EXAMPLES = """\
   kairos demo --quick
   kairos train --config=experiments/cue_reach.py --workdir=runs/cue_reach --config.train.steps=1000
+  kairos evaluate --model=runs/cue_reach
+  kairos rollout --model=runs/demo --minutes=10
+  kairos bench scaling
+  kairos parity tests/goldens
   kairos data build --out=runs/data --counts=physics:200,hand:200,robot:400
   kairos data show --folder=runs/data/robot
 """
@@ -64,6 +69,8 @@ def _dispatch(argv: list[str]) -> int:
     hint = arguments.did_you_mean(name, COMMANDS) or f"; commands are {', '.join(COMMANDS)}"
     raise KairosError(f"unknown command {name!r}{hint}")
 
+  # What was compiled once is kept: stages of equal shape, and runs that go on, start at once.
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/kairos_jax"))
   command = importlib.import_module(COMMANDS[name].module)
   table, line = flags.FlagValues(), [f"kairos {name}", *rest]
   command.define_flags(table, line)

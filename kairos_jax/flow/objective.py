@@ -60,7 +60,7 @@ class ObjectiveConfig:
       raise KairosError("tasks: actions read observed frames, so only ti2v and i2v may be trained with them")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Objective:
   """The loss of one stage: `objective(params, batch, key)`, with params {"video", "bridge", "action"}.
 

@@ -74,7 +74,7 @@ def hold(observed: Float[Array, "B h H W C"] | None) -> Callable[[Array], Array]
   """Puts the observed frames back in front."""
   if observed is None:
     return lambda latents: latents
-  return lambda latents: latents.at[:, : observed.shape[1]].set(observed)
+  return lambda latents: jnp.asarray(latents).at[:, : observed.shape[1]].set(observed)
 
 
 def sample_video(
@@ -102,9 +102,7 @@ def sample_video(
   """
   branches = [(context, memory)]
   if guidance != 1.0:
-    if negative is None:
-      raise KairosError(f"guidance is {guidance}, which needs a negative context; without one it must be 1")
-    branches.append((negative, negative_memory))
+    branches.append((_required(negative, guidance), negative_memory))
   velocity = guided(_video_velocity(model, params, observed), branches, guidance)
   return euler(velocity, noise, schedule, hold(observed), trace=trace)
 
@@ -124,7 +122,13 @@ def sample_joint(
   negative: Context | None = None,
   trace: bool = False,
 ) -> tuple[tuple[Float[Array, "B F H W C"], Float[Array, "B A action_dim"]], Trace | None]:
-  """Video and actions denoised together; guidance on video alone."""
+  """Video and actions denoised together; guidance on video alone.
+
+  Raises:
+    KairosError: guidance without a negative context.
+  """
+  if guidance != 1.0:
+    negative = _required(negative, guidance)
   history = observed.shape[1]
 
   def velocity(sample, timestep):
@@ -168,6 +172,12 @@ def sample_actions(
     return model.apply({"params": params}, memory, actions, t, context, method="denoise_actions")
 
   return euler(velocity, noise, schedule, trace=trace)
+
+
+def _required(negative: Context | None, guidance: float) -> Context:
+  if negative is None:
+    raise KairosError(f"guidance is {guidance}, which needs a negative context; without one it must be 1")
+  return negative
 
 
 def _video_velocity(model: WorldActionModel, params: Params, observed: Array | None):

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from kairos_jax.codec import FRAMES as FRAMES_PER_LATENT
-from kairos_jax.runtime.world_model import WorldModel
+from kairos_jax.runtime.world_model import Stream, WorldModel
 
 
 class Observation(Protocol):
@@ -86,14 +86,17 @@ def model_policy(model: WorldModel, instruction: str, *, blind: bool = False, st
     blind: sees black images: what the policy knows without its eyes.
     steps: denoising steps of a chunk.
   """
-  stream, calls = None, 0
+  stream: Stream | None = None
+  calls = 0
   longest = (model.bundle.clip_frames - 1) // FRAMES_PER_LATENT  # latent frames of history in training
 
   def policy(frames, states):
     nonlocal stream, calls
     frames = np.zeros_like(frames) if blind else frames
-    begin = calls % longest == 0
-    stream = model.prefill(frames[:, -1:], instruction) if begin else model.extend(stream, frames)
+    if stream is None or calls % longest == 0:
+      stream = model.prefill(frames[:, -1:], instruction)
+    else:
+      stream = model.extend(stream, frames)
     calls += 1
     return model.act(stream, states, seed=seed + calls, steps=steps)[:, :FRAMES_PER_LATENT]
 

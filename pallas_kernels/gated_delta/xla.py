@@ -92,6 +92,7 @@ def _inverse_unit_lower(strict: Float[Array, "... C C"]) -> Float[Array, "... C 
   if size == 1:
     return jnp.ones_like(strict)
   half = size // 2
-  top, bottom = (_inverse_unit_lower(strict[..., i : i + half, i : i + half]) for i in (0, half))
+  quarters = jnp.stack([strict[..., i : i + half, i : i + half] for i in (0, half)], axis=-3)
+  top, bottom = jnp.moveaxis(_inverse_unit_lower(quarters), -3, 0)
   low = -bottom @ strict[..., half:, :half] @ top
   return jnp.block([[top, jnp.zeros_like(top)], [low, bottom]])
