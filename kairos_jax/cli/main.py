@@ -8,6 +8,7 @@ A subcommand is a module whose docstring is its help text, with two functions:
 """
 
 import importlib
+import logging as python_logging
 import os
 import sys
 from collections.abc import Sequence
@@ -79,8 +80,18 @@ def _dispatch(argv: list[str]) -> int:
     return 0
   positional = arguments.parse(table, line)
   flags.FLAGS.mark_as_parsed()  # libraries read absl's own table; it holds nothing of ours
-  logging.set_verbosity(logging.INFO)
+  _log_our_own()
   return command.run(table, positional) or 0
+
+
+def _log_our_own() -> None:
+  """What this project announces, as plain lines; the libraries below it speak up from warnings on."""
+  python_logging.basicConfig(format="%(message)s")
+  logging.set_verbosity(logging.INFO)
+  ours = tuple(f"{os.sep}{package}{os.sep}" for package in ("kairos_jax", "data_pipelines", "pallas_kernels"))
+  logging.get_absl_logger().addFilter(
+    lambda record: record.levelno >= python_logging.WARNING or any(name in record.pathname for name in ours)
+  )
 
 
 def _overview() -> str:

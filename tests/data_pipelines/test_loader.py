@@ -149,10 +149,12 @@ def test_damage_is_passed_over_and_counted(datasets):
   assert len(batches) == 30 and report == ReadReport(shards_skipped=2)
 
 
-@pytest.mark.parametrize(("crop", "expected"), [("start", {0}), ("random", {0, 1, 2, 3, 4})])
+@pytest.mark.parametrize(
+  ("crop", "expected"), [("start", {0}), ("random", {0, 1, 2, 3, 4}), ("anywhere", set(range(8)))]
+)
 def test_crops_start_where_they_should(tmp_path, crop, expected):
   write_shards((make_clip(10 * i) for i in range(4)), tmp_path, "robot", 4)
-  batches = take(loader({"robot": tmp_path}, Mixture({"robot": 1}, {"robot": 1}), crop=crop), 10)
+  batches = take(loader({"robot": tmp_path}, Mixture({"robot": 1}, {"robot": 1}), crop=crop), 40)
   assert {int(first) % 10 for batch in batches for first in batch["state"][:, 0, 0]} == expected
 
 

@@ -1,6 +1,7 @@
 """The loop's bookkeeping, on an environment that counts and a model that keeps what it was told."""
 
 import dataclasses
+import types
 
 import numpy as np
 
@@ -37,8 +38,9 @@ class Counter:
 class Model:
   """Stands in for a world model: answers with chunks longer than are used."""
 
-  def __init__(self):
+  def __init__(self, clip_frames=21):
     self.calls = []
+    self.bundle = types.SimpleNamespace(clip_frames=clip_frames)
 
   def prefill(self, frames, instruction):
     self.calls.append(("prefill", frames[:, :, 0, 0, 0].tolist(), instruction))
@@ -77,6 +79,13 @@ def test_model_policy_remembers_every_frame_and_plans_anew_after_a_latent_frame(
     ("extend", [[1, 2, 3, 4]], 1),
     ("act", 2, [4.0], 12, 3),
   ]
+
+
+def test_model_policy_begins_anew_beyond_the_histories_it_was_trained_on():
+  model = Model(clip_frames=9)  # two latent frames of history, and one to come
+  run_episodes([Counter(16)], [0], model_policy(model, "count"))
+  kinds = [(call[0], call[1]) for call in model.calls if call[0] != "act"]
+  assert kinds == [("prefill", [[0]]), ("extend", [[1, 2, 3, 4]]), ("prefill", [[8]]), ("extend", [[9, 10, 11, 12]])]
 
 
 def test_blind_policy_sees_black():
