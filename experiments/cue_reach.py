@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
       layers=("SWA", "SWA", "DSWA", "GATED"),
       window=3,
       dilation=2,
+      causal_history=True,
       key_dim=24,
       value_dim=24,
       freq_dim=96,
@@ -46,11 +47,11 @@ def get_config() -> ConfigDict:
 
   config.train = ConfigDict(
     dict(
-      steps=3600,
+      steps=3200,
       batch=8,
       accumulate=1,
       text_dropout=0.1,
-      action_weight=1.0,
+      action_weight=4.0,
       action_draws=8,
       ema_decay=0.995,
       explode_factor=20.0,
@@ -65,7 +66,7 @@ def get_config() -> ConfigDict:
 
   video_tasks = dict(t2v=0.2, ti2v=0.5, i2v=0.1, unconditional=0.1, image=0.1)
   physics = dict(
-    share=0.12,
+    share=0.1,
     actions=False,
     mixture=dict(start=dict(physics=1.0), end=dict(physics=0.9, hand=0.1)),
     instruction_share=(0.0, 0.0),
@@ -75,7 +76,7 @@ def get_config() -> ConfigDict:
     optimizer=dict(peak_lr=2e-3, weight_decay=0.0),
   )
   hand = dict(
-    share=0.12,
+    share=0.1,
     actions=False,
     mixture=dict(start=dict(physics=0.2, hand=0.8), end=dict(hand=1.0)),
     instruction_share=(0.2, 0.8),
@@ -85,7 +86,7 @@ def get_config() -> ConfigDict:
     optimizer=dict(peak_lr=2e-3, weight_decay=0.0),
   )
   robot = dict(
-    share=0.76,
+    share=0.8,
     actions=True,
     mixture=dict(start=dict(hand=0.1, robot=0.9), end=dict(robot=1.0)),
     instruction_share=(1.0, 1.0),

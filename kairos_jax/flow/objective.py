@@ -42,7 +42,8 @@ class ObjectiveConfig:
     max_history: most latent frames that may be observed.
     actions: length of an action chunk; 0 trains the video tower alone.
     action_weight: lambda.
-    action_draws: noise draws per clip for the action tower, which share the clip's one video pass.
+    action_draws: action chunks per clip, which share the clip's one video pass: each of its own noise and, where the
+      video tower's history is causal, after its own number of observed frames.
   """
 
   tasks: Mapping[str, float]
@@ -109,20 +110,23 @@ class Objective:
       loss = _masked_mean(velocity - (noise - clean), predicted)
       return loss, {"loss": loss, "loss_video": loss}
 
-    actions, mask, state, state_mask = self._decisions(batch, history)
     draws = self.config.action_draws
-    actions, mask = jnp.repeat(actions, draws, 0), jnp.repeat(mask, draws, 0)
-    sigma_key, noise_key = jax.random.split(keys["action"])
+    decided_key, sigma_key, noise_key = jax.random.split(keys["action"], 3)
+    action_history = jnp.repeat(history, draws)
+    if self.model.config.video.causal_history:
+      action_history = jax.random.randint(decided_key, action_history.shape, 1, action_history + 1)
+    actions, mask, state, state_mask = self._decisions(batch, action_history)
     action_sigma = shifted(jax.random.uniform(sigma_key, actions.shape[:1]), ACTION_SHIFT)
     action_noise = jax.random.normal(noise_key, actions.shape)
-    action_context = self._apply(params, context, state, state_mask, method="with_state")
+    contexts = jax.tree.map(lambda x: jnp.repeat(x, draws, axis=0), context)
     velocity, action_velocity = self._apply(
       params,
       *inputs,
       _mix(actions, action_noise, action_sigma),
       action_sigma * TRAIN_TIMESTEPS,
       context,
-      action_context,
+      self._apply(params, contexts, state, state_mask, method="with_state"),
+      action_history=action_history,
       **span,
       method="denoise_joint",
     )
@@ -146,17 +150,22 @@ class Objective:
     kept = jax.random.uniform(drop_key, length.shape) >= self.config.text_dropout
     return observed, text & kept, jnp.where(single, 1, length)
 
-  def _decisions(self, batch: Batch, history: Int[Array, "B"]):
-    """The action chunk that follows the observed frames, and the robot's state at the last of them."""
+  def _decisions(self, batch: Batch, history: Int[Array, "B*R"]):
+    """The action chunks that follow so many observed frames, and the robot's states at the last of them."""
+    draws = history.shape[0] // batch["action"].shape[0]
+    labels = {name: jnp.repeat(batch[name], draws, axis=0) for name in _LABELS}
     now = FRAMES_PER_LATENT * (history - 1)
     index = now[:, None] + jnp.arange(self.config.actions)
-    inside = index < batch["action"].shape[1]
-    index = jnp.minimum(index, batch["action"].shape[1] - 1)
-    actions = jnp.take_along_axis(self.normalize_action(batch["action"]), index[..., None], axis=1)
-    mask = jnp.take_along_axis(batch["action_mask"], index, axis=1) & inside
-    state = jnp.take_along_axis(self.normalize_state(batch["state"]), now[:, None, None], axis=1)[:, 0]
-    state_mask = jnp.take_along_axis(batch["state_mask"], now[:, None], axis=1)
+    inside = index < labels["action"].shape[1]
+    index = jnp.minimum(index, labels["action"].shape[1] - 1)
+    actions = jnp.take_along_axis(self.normalize_action(labels["action"]), index[..., None], axis=1)
+    mask = jnp.take_along_axis(labels["action_mask"], index, axis=1) & inside
+    state = jnp.take_along_axis(self.normalize_state(labels["state"]), now[:, None, None], axis=1)[:, 0]
+    state_mask = jnp.take_along_axis(labels["state_mask"], now[:, None], axis=1)
     return jnp.where(mask[..., None], actions, 0.0), mask, state, jnp.broadcast_to(state_mask, state.shape)
+
+
+_LABELS = ("action", "action_mask", "state", "state_mask")
 
 
 def _mix(clean: Array, noise: Array, sigma: Float[Array, "B"]) -> Array:

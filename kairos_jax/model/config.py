@@ -19,6 +19,8 @@ class VideoConfig:
     layers: kind of each layer: SWA (sliding window), DSWA (dilated window), FA (full), GATED (gated delta net).
     window, dilation: in frames, see `Rule`.
     rule: "frame" (history-aware, streams) or "token" (the V1 and video-only models).
+    causal_history: observed frames see no later ones; then a memory does not depend on how its frames were chunked, and
+      one pass serves a decision at every one of them. The released models see both ways within a chunk.
     key_dim, value_dim: per head of the gated delta net; the released models use 256 and 512 whatever the width.
     remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or "full" (whole layer groups).
     dtype: of the computation; parameters stay in float32.
@@ -32,6 +34,7 @@ class VideoConfig:
   dilation: int = 4
   rule: Literal["frame", "token"] = "frame"
   history_sees_future: bool = False
+  causal_history: bool = False
   all_see_history: bool = False
   channels: int = 16
   patch: tuple[int, int, int] = (1, 2, 2)
@@ -71,7 +74,14 @@ class VideoConfig:
   def attention_rule(self, kind: str) -> Rule:
     """What a layer of this kind may see."""
     radius, dilation = {"SWA": (self.window, 1), "DSWA": (self.window, self.dilation), "FA": (None, 1)}[kind]
-    return Rule(radius, dilation, self.rule, self.history_sees_future, self.all_see_history)
+    return Rule(
+      radius,
+      dilation,
+      self.rule,
+      history_sees_future=self.history_sees_future,
+      causal_history=self.causal_history,
+      all_see_history=self.all_see_history,
+    )
 
   def frames_in_view(self, kind: str) -> int | None:
     """How many past frames a later frame can still see in a layer of this kind; None: all of them."""

@@ -81,24 +81,29 @@ class WorldActionModel(nn.Module):
     action_context: Context | None = None,
     *,
     history: int | Int[Array, "B"],
+    action_history: Int[Array, "B*R"] | None = None,
     length: Int[Array, "B"] | None = None,
   ) -> tuple[Float[Array, "B F H W C"], Float[Array, "B*R A action_dim"]]:
     """Velocities of video and actions together.
 
     Args:
-      actions: R noise draws for each clip (clip-major), which share the clip's one video pass.
-      action_context: what the action tower reads, one per clip; None: the video tower's.
-      history: frames that are observed and that actions read.
+      actions: R chunks for each clip (clip-major), which share the clip's one video pass.
+      action_context: what the action tower reads, one for each clip or each chunk; None: the video tower's.
+      history: frames that are observed.
+      action_history: of these, how many each chunk reads; None: all. Fewer only make sense with `causal_history`.
     """
     velocity, written = self.video(latents, timestep, context, history=history, length=length, remember=True)
     most = history if isinstance(history, int) else latents.shape[1]
     video = history_frames(written, self.config.video, most)
-    seen = jnp.arange(most) < jnp.reshape(jnp.asarray(history), (-1, 1))
     draws = actions.shape[0] // latents.shape[0]
     action_context = action_context or context
     if draws > 1:
       video = _repeat(video, draws, axis=1)
-      seen, action_context = _repeat((seen, action_context), draws, axis=0)
+      if action_context.tokens.shape[0] < actions.shape[0]:
+        action_context = _repeat(action_context, draws, axis=0)
+    if action_history is None:
+      action_history = jnp.repeat(jnp.broadcast_to(jnp.asarray(history), latents.shape[:1]), draws)
+    seen = jnp.arange(most) < action_history[:, None]
     return velocity, self.action(actions, action_timestep, action_context, video, seen)
 
   def with_state(
@@ -122,7 +127,7 @@ class WorldActionModel(nn.Module):
 
 
 def _repeat(tree: Any, times: int, axis: int) -> Any:
-  return jax.tree.map(lambda x: jnp.repeat(x, times, axis) if x.shape[axis] > 1 else x, tree)
+  return jax.tree.map(lambda x: jnp.repeat(x, times, axis), tree)
 
 
 def init_params(config: MixtureConfig, key: Array) -> dict[str, Any]:

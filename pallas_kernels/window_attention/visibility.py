@@ -24,6 +24,7 @@ class Rule:
     dilation: frames per step.
     unit: "frame", or "token" for the sliding window of plain token distances, which knows no history.
     history_sees_future: lets observed frames look at predicted ones.
+    causal_history: an observed frame sees no later one, as in a stream that arrives frame by frame.
     all_see_history: every frame sees all history, however far.
   """
 
@@ -31,6 +32,7 @@ class Rule:
   dilation: int = 1
   unit: Literal["frame", "token"] = "frame"
   history_sees_future: bool = False
+  causal_history: bool = False
   all_see_history: bool = False
 
   def __post_init__(self):
@@ -53,6 +55,8 @@ class Rule:
       visible = visible & ((query >= history) | (key < history))
     if self.all_see_history:
       visible = visible | (key < history)
+    if self.causal_history:
+      visible = visible & ((query >= history) | (key <= query))
     if span.start is not None:
       visible = visible & (key >= jnp.atleast_1d(span.start)[extra])
     if span.stop is not None:

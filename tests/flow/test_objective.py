@@ -55,7 +55,7 @@ class Oracle:
   actions: np.ndarray | None = None
   config = SimpleNamespace(video=MIXTURE.video)
 
-  def apply(self, params, latents, timestep, *args, method, history=None, length=None):
+  def apply(self, params, latents, timestep, *args, method, history=None, length=None, action_history=None):
     if method == "with_state":
       context, state, self.state_mask = latents, timestep, args[0]
       self.state = state

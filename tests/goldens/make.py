@@ -81,7 +81,11 @@ def attention_masks(folder):
   video = frames * tokens
   for history, restrict, everyone in itertools.product((0, 2), (0, 1), (0, 1)):
     rule = SimpleNamespace(
-      window=window, dilation=dilation, history_sees_future=not restrict, all_see_history=bool(everyone)
+      window=window,
+      dilation=dilation,
+      history_sees_future=not restrict,
+      causal_history=False,
+      all_see_history=bool(everyone),
     )
     prefix = f"f{frames}_h{history}_r{restrict}_a{everyone}/"
     for kind in ("FA", "SWA", "DSWA"):
@@ -99,7 +103,7 @@ def attention_masks(folder):
 
 def attention(folder, rng):
   tensors, tokens, heads, width = {}, 2, 2, 8
-  rule = SimpleNamespace(window=2, dilation=3, history_sees_future=False, all_see_history=False)
+  rule = SimpleNamespace(window=2, dilation=3, history_sees_future=False, causal_history=False, all_see_history=False)
   for frames, histories in ((5, (0, 2)), (6, ())):
     inputs = [normal(rng, 1, frames * tokens, width) for _ in "qkv"]
     tensors |= {f"F{frames}/{name}": x for name, x in zip("qkv", inputs, strict=True)}

@@ -99,6 +99,8 @@ def frame_mask(config, kind, frames, history, chunks):
         seen = seen and j < history
       if config.all_see_history:
         seen = seen or j < history
+      if config.causal_history and i < history:
+        seen = seen and j <= i
       mask[i, j] = seen and chunk[j] <= chunk[i]
   return mask
 

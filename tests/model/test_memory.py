@@ -97,6 +97,25 @@ def test_prefill_then_denoise_is_the_full_pass(history):
   np.testing.assert_allclose(got[0], action, atol=1e-5)
 
 
+def test_causal_history_does_not_depend_on_its_chunks_and_serves_every_decision():
+  mixture = tiny.config(causal_history=True)
+  latents, context, params = tiny.latents(4), tiny.context(), tiny.params(mixture)
+  whole, parts = (stream(mixture, latents[:, :3], context, chunks) for chunks in ((3,), (1, 2)))
+  for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+  # One pass with three observed frames also holds the decision after two of them, blind to the third.
+  actions = jnp.concatenate([tiny.actions(2), tiny.actions(2)])
+  time = np.repeat(TIMESTEP, 2)
+  joint = tiny.apply(mixture, "denoise_joint")
+  decided = dict(history=np.array([3]), action_history=np.array([2, 3]))
+  _, got = joint(params, latents, TIMESTEP, actions, time, context, **decided)
+  for index, frames in enumerate((2, 3)):
+    memory = stream(mixture, latents[:, :frames], context, (frames,))
+    want = tiny.apply(mixture, "denoise_actions")(params, memory, tiny.actions(2), TIMESTEP, context)
+    np.testing.assert_allclose(got[index], want[0], atol=1e-5)
+
+
 def test_history_that_everyone_sees_is_kept_whole():
   mixture = tiny.video_only(layers=("SWA",), all_see_history=True)
   chunks, latents, context = (2, 2), tiny.latents(5), tiny.context()

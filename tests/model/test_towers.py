@@ -20,6 +20,7 @@ CASES = {
   "no history": (dict(layers=("DSWA", "SWA")), (6, 2, 4), 0),
   "history sees the future": (dict(layers=("SWA", "DSWA"), history_sees_future=True), (7, 4, 2), 3),
   "everyone sees history": (dict(layers=("SWA", "DSWA"), all_see_history=True), (9, 2, 4), 3),
+  "causal history": (dict(layers=("SWA", "DSWA"), causal_history=True), (7, 2, 4), 5),
   "one frame": (dict(layers=("SWA", "DSWA", "GATED")), (1, 4, 4), 1),
   "token rule": (dict(layers=("SWA", "DSWA", "FA"), rule="token"), (7, 2, 4), 2),
   "token rule, whole groups": (dict(layers=("DSWA",), rule="token", dilation=4), (8, 2, 4), 1),

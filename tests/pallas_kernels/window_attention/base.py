@@ -34,6 +34,8 @@ def visible(rule, query, key, history, start, stop):
     near = near and key < history
   if rule.all_see_history and key < history:
     near = True
+  if rule.causal_history and query < history:
+    near = near and key <= query
   return near and start <= key < stop
 
 
@@ -70,6 +72,7 @@ def layouts(draw):
     radius,
     1 if radius is None else draw(st.sampled_from([1, 2, 3])),
     history_sees_future=draw(st.booleans()),
+    causal_history=draw(st.booleans()),
     all_see_history=draw(st.booleans()),
   )
   frames, past = draw(st.sampled_from([(1, 0), (1, 4), (5, 0), (6, 3), (9, 0)]))

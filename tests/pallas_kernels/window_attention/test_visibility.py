@@ -12,10 +12,14 @@ FRAMES, TOKENS, ACTIONS, HISTORY = 7, 2, 3, 3
 @pytest.mark.parametrize(
   "rule",
   [
-    Rule(radius, dilation, history_sees_future=future, all_see_history=everyone)
-    for (radius, dilation), future, everyone in itertools.product([(None, 1), (2, 1), (2, 3)], *[[False, True]] * 2)
+    Rule(radius, dilation, history_sees_future=future, causal_history=causal, all_see_history=everyone)
+    for (radius, dilation), future, causal, everyone in itertools.product(
+      [(None, 1), (2, 1), (2, 3)], *[[False, True]] * 3
+    )
   ],
-  ids=lambda rule: f"{rule.radius}-{rule.dilation}-{rule.history_sees_future:d}{rule.all_see_history:d}",
+  ids=lambda rule: (
+    f"{rule.radius}-{rule.dilation}-{rule.history_sees_future:d}{rule.causal_history:d}{rule.all_see_history:d}"
+  ),
 )
 def test_mixture_mask(rule):
   """Video follows the rule and never sees an action; actions see all history and each other, and no future."""
