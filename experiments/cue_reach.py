@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
 
   config.train = ConfigDict(
     dict(
-      steps=3200,
+      steps=4000,
       batch=8,
       accumulate=1,
       text_dropout=0.1,

@@ -76,7 +76,7 @@ def run_episodes(
   return Outcome(success, [np.stack(frames) for frames in seen])
 
 
-def model_policy(model: WorldModel, instruction: str, *, blind: bool = False, steps: int = 4, seed: int = 0) -> Policy:
+def model_policy(model: WorldModel, instruction: str, *, blind: bool = False, steps: int = 3, seed: int = 0) -> Policy:
   """The world model as a policy: it remembers what it sees, and after each latent frame of actions plans anew.
 
   A stream could go on for ever, but the policy knows histories no longer than its training clips: past that it begins

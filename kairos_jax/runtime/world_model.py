@@ -106,7 +106,7 @@ class WorldModel:
     state: Float[np.ndarray, "B S"] | Float[np.ndarray, "S"],
     *,
     seed: int = 0,
-    steps: int = 4,
+    steps: int = 3,
   ) -> Float[np.ndarray, "B A action_dim"] | Float[np.ndarray, "A action_dim"]:
     """The next chunk of actions, in the robot's units, from the stream's memory alone: no video is denoised.
 
