@@ -84,7 +84,7 @@ def model_policy(model: WorldModel, instruction: str, *, blind: bool = False, st
 
   Args:
     blind: sees black images: what the policy knows without its eyes.
-    steps: denoising steps of a chunk; few make it surer of itself (docs/performance.md).
+    steps: denoising steps of a chunk; few make it surer of itself (docs/results.md).
   """
   stream: Stream | None = None
   calls = 0
