@@ -39,7 +39,6 @@ def foresight(
 def latency(model: WorldModel, frames: UInt8[np.ndarray, "T H W 3"], repeats: int, steps: int = 10) -> list[Latency]:
   """Milliseconds from four new frames to a chunk of actions: from the memory alone, and denoising the video too."""
   bundle = model.bundle
-  video = bundle.mixture.video
   latents = codec_lib.encode(bundle.codec, frames[None])
   history, new = latents[:, :-1], latents[:, -1:]
   stream = model.begin(history, model.prefill(frames[:1], INSTRUCTION).context)
@@ -50,7 +49,7 @@ def latency(model: WorldModel, frames: UInt8[np.ndarray, "T H W 3"], repeats: in
 
   future = bundle.actions // codec_lib.FRAMES
   shape = (1, latents.shape[1] + future, *latents.shape[2:])
-  tokens = shape[2] * shape[3] / video.patch[1] / video.patch[2]
+  tokens = bundle.mixture.video.tokens_per_frame(*shape[2:4])
   schedules = flow_schedule(steps, video_shift(tokens, shape[1])), flow_schedule(steps, ACTION_SHIFT)
 
   @jax.jit

@@ -92,9 +92,7 @@ class Objective:
       {"params": params["bridge"]}, jnp.where(text[:, None], batch["tokens"], without_text(batch["tokens"]))
     )
 
-    tokens_per_frame = (
-      clean.shape[2] * clean.shape[3] / self.model.config.video.patch[1] / self.model.config.video.patch[2]
-    )
+    tokens_per_frame = self.model.config.video.tokens_per_frame(*clean.shape[2:4])
     sigma = jax.random.uniform(keys["sigma"], length.shape)
     sigma = shifted(sigma, video_shift(tokens_per_frame, 1) * jnp.sqrt(length))
     noise = jax.random.normal(keys["noise"], clean.shape)

@@ -71,6 +71,10 @@ class VideoConfig:
     """Places in the group whose keys and values the actions read."""
     return tuple(i for i, kind in enumerate(self.group) if kind != "GATED")
 
+  def tokens_per_frame(self, height: int, width: int) -> int:
+    """Tokens of a latent frame of this size."""
+    return height * width // (self.patch[1] * self.patch[2])
+
   def attention_rule(self, kind: str) -> Rule:
     """What a layer of this kind may see."""
     radius, dilation = {"SWA": (self.window, 1), "DSWA": (self.window, self.dilation), "FA": (None, 1)}[kind]

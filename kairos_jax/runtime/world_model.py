@@ -168,8 +168,7 @@ class WorldModel:
   def _imagine_fn(self, params, memory, context, key, *, count, steps, shape):
     video = self.bundle.mixture.video
     noise = jax.random.normal(key, (context.tokens.shape[0], count, *shape, video.channels))
-    tokens = shape[0] * shape[1] / video.patch[1] / video.patch[2]
-    schedule = flow_schedule(steps, video_shift(tokens, count))
+    schedule = flow_schedule(steps, video_shift(video.tokens_per_frame(*shape), count))
     return sampler.sample_video(self.model, params, noise, schedule, context, memory=memory)[0]
 
   def _batched(self, frames: Frames) -> UInt8[np.ndarray, "B T H W 3"]:
