@@ -129,9 +129,12 @@ class WorldModel:
     return actions if np.ndim(state) == 2 else actions[0]
 
   def imagine(
-    self, stream: Stream, frames: int = 16, *, seed: int = 0, steps: int = 10
+    self, stream: Stream, frames: int = 16, *, seed: int = 0, steps: int = 4
   ) -> UInt8[np.ndarray, "B T H W 3"]:
     """The next `frames` frames as the model expects them.
+
+    Args:
+      steps: denoising steps; few give what is expected on average, many a sharper sample (docs/results.md).
 
     Raises:
       KairosError: not a multiple of 4 frames.
@@ -141,7 +144,7 @@ class WorldModel:
     latents = self.imagine_latents(stream, frames // FRAMES_PER_LATENT, seed=seed, steps=steps)
     return self.decode_next(latents)
 
-  def imagine_latents(self, stream: Stream, count: int, *, seed: int = 0, steps: int = 10) -> Float[Array, "B N h w C"]:
+  def imagine_latents(self, stream: Stream, count: int, *, seed: int = 0, steps: int = 4) -> Float[Array, "B N h w C"]:
     """The next `count` latent frames."""
     return self._imagine(
       self.bundle.params,
