@@ -44,7 +44,7 @@ QUICK = Scale(
   10,
   8,
   5,
-  {"train.steps": 60, "train.checkpoint_every": 20, "model.video.layers": ("DSWA", "GATED")},
+  {"train.steps": 40, "train.checkpoint_every": 40, "model.video.layers": ("DSWA", "GATED")},
 )
 
 

@@ -157,21 +157,20 @@ def mixture_config(config: ConfigDict, *, with_actions: bool) -> MixtureConfig:
 
 def _grow(params: Params | None, mixture: MixtureConfig, bridge: TextBridge, key: jax.Array) -> Params:
   """The last stage's weights, with whatever is new in this one."""
-  model_key, bridge_key = jax.random.split(key)
-  params = dict(params or {})
-  if "bridge" not in params:
-    params["bridge"] = bridge.init(bridge_key, jnp.zeros((1, bridge.config.tokens), jnp.int32))["params"]
-  towers = ("video", "action") if mixture.action else ("video",)
-  new = [name for name in towers if name not in params]
+  params = params or {}
+  parts = ("bridge", "video", "action") if mixture.action else ("bridge", "video")
+  new = [name for name in parts if name not in params]
 
   @jax.jit
   def fresh(key: jax.Array, video: Params | None) -> Params:
-    tree = {name: init_params(mixture, key)[name] for name in new}
+    model_key, bridge_key = jax.random.split(key)
+    tree = init_params(mixture, model_key)
+    tree["bridge"] = bridge.init(bridge_key, jnp.zeros((1, bridge.config.tokens), jnp.int32))["params"]
     if "action" in new and video is not None:
       tree["action"] = interpolate_video(video, tree["action"], mixture.video)
-    return tree
+    return {name: tree[name] for name in new}
 
-  return params | fresh(model_key, params.get("video")) if new else params
+  return {**params, **fresh(key, params.get("video"))} if new else params
 
 
 def _loop_config(config: ConfigDict, stage: ConfigDict, steps: int) -> ConfigDict:
