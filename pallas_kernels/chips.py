@@ -1,7 +1,6 @@
 """What the supported accelerators can do, and the least time that a kernel can take on one."""
 
 import dataclasses
-from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -9,16 +8,17 @@ class Chip:
   """One JAX device of a kind: a whole chip, except for tpu7x, whose two cores are devices of their own.
 
   Attributes:
-    name: short, as in topology names.
+    name: short, as in topology names; "measured" for a device whose numbers were measured.
     platform: as JAX has it.
     device_kind: as `jax.Device.device_kind` has it.
     flops: dense bfloat16 operations a second.
     hbm_bytes_per_s: of the memory that arrays live in.
-    on_chip_bytes: the scratch memory that one program can have: VMEM of a core, shared memory of a thread block.
+    on_chip_bytes: the scratch memory that one program can have: VMEM of a core, shared memory of a thread block; 0 if
+      there is none to be had.
   """
 
   name: str
-  platform: Literal["tpu", "gpu"]
+  platform: str
   device_kind: str
   flops: float
   hbm_bytes_per_s: float

@@ -64,6 +64,12 @@ def load(op: str) -> Workload:
   return importlib.import_module(OPS[op])
 
 
+def cost(work: Workload, case: Any, pass_name: str) -> Cost:
+  """Of a pass: "forward", or "gradient" for the forward and the backward pass."""
+  parts = [work.cost(case, backward=backward) for backward in ((False, True) if pass_name == "gradient" else (False,))]
+  return Cost(sum(part.flops for part in parts), sum(part.hbm_bytes for part in parts))
+
+
 def gradient(function: Function) -> Callable[[Sequence[Array], Sequence[Array]], tuple[tuple[Array, ...], ...]]:
   """(inputs, cotangents of the outputs) -> outputs and gradients of the inputs: the forward and the backward pass."""
 
