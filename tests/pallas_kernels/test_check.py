@@ -31,6 +31,17 @@ def without(monkeypatch, package):
 
 @needs_libtpu
 @pytest.mark.tpu_backend
+@pytest.mark.parametrize("target", ["v5e", "v6e"])
+@pytest.mark.parametrize("op", list(workload.OPS))
+def test_our_kernels_compile(op, target):
+  case = check.programs([op], small=True)[0][1]
+  row = check.check(target, op, case, "gradient")
+  assert row.outcome == "compiled", row.reason
+  assert 0 < row.on_chip_bytes <= chips.CHIPS[target].on_chip_bytes
+
+
+@needs_libtpu
+@pytest.mark.tpu_backend
 @pytest.mark.parametrize("target", ["v5e", "v6e", "tpu7x"])
 def test_a_kernel_is_compiled_forward_and_backward(op, target):
   forward, gradient = (check.check(target, op, "4k", pass_name) for pass_name in check.PASSES)
@@ -43,6 +54,14 @@ def test_a_kernel_is_compiled_forward_and_backward(op, target):
   assert low <= forward.on_chip_bytes <= 2 * (2 * block + weight)
   assert gradient.flops == 3 * forward.flops == 3 * 2 * 512 * 128**2
   assert forward.roofline_seconds == chips.roofline_seconds(chips.CHIPS[target], forward.flops, forward.hbm_bytes) > 0
+
+
+@pytest.mark.skipif(check.missing("sm90") is not None, reason=check.missing("sm90") or "")
+def test_a_kernel_is_compiled_for_a_gpu(op):
+  row = check.check("sm90", op, "4k", "gradient")
+  assert row.outcome == "compiled", row.reason
+  assert [name for name, _ in row.kernels] == ["toy_product"] * 2
+  assert all(0 < size <= chips.CHIPS["sm90"].on_chip_bytes for _, size in row.kernels)
 
 
 @needs_libtpu
