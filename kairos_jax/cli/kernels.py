@@ -39,7 +39,7 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
-  """Runs `check`, `bench` or `tune`; 1 if a kernel does not compile or a result is wrong.
+  """Runs `check`, `bench` or `tune`; 1 if a kernel does not compile, or an implementation fails or is wrong.
 
   Raises:
     KairosError: none of them was asked for; an unknown target, op or case; something is not installed or not here.
@@ -156,7 +156,7 @@ def _bench(cases: list[tuple[str, str]], as_json: bool) -> int:
         progress.advance(task)
   if as_json:
     print(json.dumps({"chips": [dataclasses.asdict(chip) for chip in chips.values()], "results": report}, indent=2))
-  return 1 if any(result["error"] is not None and result["seconds"] is None for result in report) else 0
+  return 1 if any(result["reason"].startswith(("wrong", "failed")) for result in report) else 0
 
 
 def _bench_line(pass_name: str, result) -> str:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels import check, chips, workload
 from tests.pallas_kernels import toy
@@ -48,12 +49,9 @@ def test_a_kernel_is_compiled_forward_and_backward(op, target):
 @pytest.mark.tpu_backend
 def test_a_kernel_that_does_not_fit_says_so_in_one_line(op, monkeypatch):
   def greedy(x, w):
-    whole = pl.BlockSpec((4096, 8192), lambda: (0, 0))
-    copy = lambda x_ref, y_ref: y_ref.__setitem__(..., x_ref[...])  # noqa: E731
-    x = jnp.zeros((4096, 8192), x.dtype) + x[0, 0]
-    return (
-      pl.pallas_call(copy, in_specs=[whole], out_specs=whole, out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype))(x),
-    )
+    copy = lambda x_ref, y_ref, _: y_ref.__setitem__(..., x_ref[...])  # noqa: E731
+    like, scratch = jax.ShapeDtypeStruct(x.shape, x.dtype), [pltpu.VMEM((256 << 20,), jnp.int8)]
+    return (pl.pallas_call(copy, out_shape=like, scratch_shapes=scratch)(x),)
 
   monkeypatch.setattr(toy, "implementations", lambda case: {"pallas_tpu": greedy})
   row = check.check("v5e", op, "4k", "forward")
