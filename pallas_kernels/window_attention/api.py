@@ -1,11 +1,14 @@
-"""The one entry to window attention: checks shapes, picks an implementation."""
+"""The entries to attention over windows of frames: they check shapes and pick an implementation."""
 
 from jaxtyping import Array, Float
 
-from pallas_kernels.window_attention import reference, xla
+from pallas_kernels import dispatch
+from pallas_kernels.window_attention import pallas_gpu, pallas_tpu, reference, xla
 from pallas_kernels.window_attention.visibility import Rule, Span
 
-IMPLEMENTATIONS = {"reference": reference.window_attention, "xla": xla.window_attention}
+_MODULES = {"reference": reference, "xla": xla, "pallas_tpu": pallas_tpu, "pallas_gpu": pallas_gpu}
+IMPLEMENTATIONS = {name: module.window_attention for name, module in _MODULES.items()}
+ACTION_IMPLEMENTATIONS = {name: module.action_attention for name, module in _MODULES.items()}
 
 
 def window_attention(
@@ -15,7 +18,7 @@ def window_attention(
   rule: Rule,
   span: Span | None = None,
   *,
-  implementation: str = "xla",
+  implementation: str | None = None,
 ) -> Float[Array, "B F L H D"]:
   """Attention of F frames of L tokens over G >= F frames, of which the queries are the last F.
 
@@ -23,15 +26,49 @@ def window_attention(
     q, k, v: after RoPE; k and v may begin with G - F earlier frames (a memory).
     rule: what the layer allows.
     span: what is history and what is padding, counted in the G frames of the keys.
-    implementation: "xla" (linear cost) or "reference" (dense mask).
+    implementation: "pallas_tpu" and "pallas_gpu" (kernels), "xla" (linear cost) or "reference" (dense mask); None: the
+      platform's kernel, or "xla" where it has none.
+
+  Returns:
+    What each query reads. A query that sees nothing reads something finite, which differs between implementations.
 
   Raises:
-    ValueError: shapes do not agree; the token-level rule is given a memory; the implementation is unknown.
+    ValueError: shapes do not agree, or the token-level rule is given a memory.
+    Unsupported: the implementation is unknown, or it was named and cannot do this.
   """
   if k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[2:] != k.shape[2:] or q.shape[1] > k.shape[1]:
     raise ValueError(f"window_attention: q, k, v must agree in [B _ L H D]; got {q.shape}, {k.shape}, {v.shape}")
   if rule.unit == "token" and q.shape[1] != k.shape[1]:
     raise ValueError("window_attention: the token-level rule cannot stream: it knows no history; use unit='frame'")
-  if implementation not in IMPLEMENTATIONS:
-    raise ValueError(f"window_attention: implementation is {implementation!r}; allowed: {', '.join(IMPLEMENTATIONS)}")
-  return IMPLEMENTATIONS[implementation](q, k, v, rule, span or Span())
+  return dispatch.run("window_attention", IMPLEMENTATIONS, implementation, q, k, v, rule, span or Span())
+
+
+def action_attention(
+  q: Float[Array, "B A H D"],
+  k: Float[Array, "B A H D"],
+  v: Float[Array, "B A H D"],
+  video_k: Float[Array, "B N L H D"],
+  video_v: Float[Array, "B N L H D"],
+  span: Span | None = None,
+  *,
+  implementation: str | None = None,
+) -> Float[Array, "B A H D"]:
+  """The action rows of the mixture's mask: A actions read each other and frames [start, stop) of a video's N.
+
+  Args:
+    q, k, v: of the actions, after RoPE.
+    video_k, video_v: of N frames of L tokens, as a memory keeps them.
+    span: `start` and `stop` bound the frames that actions read; `history` is ignored.
+    implementation: as for `window_attention`.
+
+  Raises:
+    ValueError: shapes do not agree.
+    Unsupported: the implementation is unknown, or it was named and cannot do this.
+  """
+  agree = q.shape == k.shape == v.shape and video_k.shape == video_v.shape
+  if not agree or q.shape[0] != video_k.shape[0] or q.shape[2:] != video_k.shape[3:]:
+    shapes = ", ".join(str(x.shape) for x in (q, k, v, video_k, video_v))
+    raise ValueError(f"action_attention: q, k, v, video_k, video_v must agree in [B _ H D]; got {shapes}")
+  return dispatch.run(
+    "action_attention", ACTION_IMPLEMENTATIONS, implementation, q, k, v, video_k, video_v, span or Span()
+  )

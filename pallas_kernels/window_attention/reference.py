@@ -24,16 +24,33 @@ def window_attention(
   return _attend(q, k, v, rule.sees(query, key, span)[:, None])
 
 
+def action_attention(
+  q: Float[Array, "B A H D"],
+  k: Float[Array, "B A H D"],
+  v: Float[Array, "B A H D"],
+  video_k: Float[Array, "B N L H D"],
+  video_v: Float[Array, "B N L H D"],
+  span: Span,
+) -> Float[Array, "B A H D"]:
+  """Same contract as `api.action_attention`."""
+  frames, tokens = video_k.shape[1:3]
+  video = repeat(span.holds(jnp.arange(frames)), "b n -> b 1 (n l)", l=tokens)
+  mask = jnp.pad(video, ((0, 0), (0, 0), (0, q.shape[1])), constant_values=True)
+  k, v = (
+    jnp.concatenate([x.reshape(x.shape[0], 1, -1, *x.shape[3:]), y[:, None]], axis=2)
+    for x, y in ((video_k, k), (video_v, v))
+  )
+  return _attend(q[:, None], k, v, mask[:, None])[:, 0]
+
+
 def _token_level(q, k, v, rule: Rule):
   frames, tokens = q.shape[1:3]
-  if rule.dilation > 1 and frames // rule.dilation > 1:
-    # A clip that is a whole number of groups is padded by one group more, and the zeros are attended to: the
-    # reference does so, and its weights were trained with it.
-    padding = rule.dilation - frames % rule.dilation
+  dilation, padding = rule.token_dilation(frames)
+  if dilation > 1:
     q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0), (0, 0))) for x in (q, k, v))
-    q, k, v = (rearrange(x, "b (n d) ... -> (b d) n ...", d=rule.dilation) for x in (q, k, v))
+    q, k, v = (rearrange(x, "b (n d) ... -> (b d) n ...", d=dilation) for x in (q, k, v))
     out = _token_level(q, k, v, Rule(rule.radius, unit="token"))
-    return rearrange(out, "(b d) n ... -> b (n d) ...", d=rule.dilation)[:, :frames]
+    return rearrange(out, "(b d) n ... -> b (n d) ...", d=dilation)[:, :frames]
   index = jnp.arange(frames * tokens)
   reach = frames * tokens if rule.radius is None else rule.radius * tokens
   return _attend(q, k, v, jnp.abs(index[:, None] - index[None, :]) <= reach)

@@ -39,29 +39,52 @@ class Rule:
     if self.radius is None and self.dilation != 1:
       raise ValueError(f"Rule: dilation is {self.dilation}, but a layer without a radius sees every frame; allowed: 1")
 
+  # Operators alone, so that the same lines serve numpy on the host, arrays, and vectors and scalars inside a kernel.
   def near(self, query: Int[Array, "*#S"], key: Int[Array, "*#S"]) -> Bool[Array, "*S"]:
     """True where the window alone lets frame `query` see frame `key`."""
-    if self.radius is None:
-      return jnp.full(jnp.broadcast_shapes(query.shape, key.shape), True)
     distance = key - query
-    return (distance % self.dilation == 0) & (jnp.abs(distance // self.dilation) < self.radius)
+    if self.radius is None:
+      return distance == distance  # all, in the shape that query and key make together
+    near = abs(distance) < self.radius * self.dilation
+    return near if self.dilation == 1 else near & (query % self.dilation == key % self.dilation)
 
-  def sees(self, query: Int[Array, "*#S"], key: Int[Array, "*#S"], span: "Span") -> Bool[Array, "B *S"]:
-    """True where frame `query` sees frame `key` (frame-level rule)."""
-    extra = (...,) + (None,) * max(query.ndim, key.ndim)
-    history = jnp.atleast_1d(jnp.asarray(span.history))[extra]
-    visible = self.near(query, key)[None]
+  def allows(
+    self, query: Int[Array, "*#S"], key: Int[Array, "*#S"], history: int | Int[Array, "*#S"]
+  ) -> Bool[Array, "*S"]:
+    """True where frame `query` may see frame `key` when frames [0, history) are observed and none is padding."""
+    visible = self.near(query, key)
     if not self.history_sees_future:
       visible = visible & ((query >= history) | (key < history))
     if self.all_see_history:
       visible = visible | (key < history)
     if self.causal_history:
       visible = visible & ((query >= history) | (key <= query))
+    return visible
+
+  def sees(self, query: Int[Array, "*#S"], key: Int[Array, "*#S"], span: "Span") -> Bool[Array, "B *S"]:
+    """True where frame `query` sees frame `key` (frame-level rule)."""
+    extra = (...,) + (None,) * max(query.ndim, key.ndim)
+    visible = self.allows(query[None], key[None], jnp.atleast_1d(jnp.asarray(span.history))[extra])
     if span.start is not None:
       visible = visible & (key >= jnp.atleast_1d(span.start)[extra])
     if span.stop is not None:
       visible = visible & (key < jnp.atleast_1d(span.stop)[extra])
     return visible
+
+  def near_tokens(self, query: Int[Array, "*#S"], key: Int[Array, "*#S"], tokens: int) -> Bool[Array, "*S"]:
+    """True where token `query` sees token `key` of its phase (token-level rule, `tokens` a frame)."""
+    distance = key - query
+    return distance == distance if self.radius is None else abs(distance) <= self.radius * tokens
+
+  def token_dilation(self, frames: int) -> tuple[int, int]:
+    """Of the token-level rule on a clip of `frames`: its true dilation, and the frames of zeros that it appends.
+
+    A clip that is a whole number of groups is padded by one group more, and the zeros are attended to: the reference
+    does so, and its weights were trained with it (golden c04).
+    """
+    if self.dilation == 1 or frames // self.dilation <= 1:
+      return 1, 0
+    return self.dilation, self.dilation - frames % self.dilation
 
 
 @jax.tree_util.register_dataclass
@@ -79,6 +102,12 @@ class Span:
   start: Int[Array, "#B"] | None = None
   stop: Int[Array, "#B"] | None = None
   history_bound: int | None = dataclasses.field(default=None, metadata=dict(static=True))
+
+  def holds(self, frame: Int[Array, "N"]) -> Bool[Array, "#B N"]:
+    """True where a frame lies in [start, stop)."""
+    start, stop = (None if x is None else jnp.atleast_1d(x)[:, None] for x in (self.start, self.stop))
+    real = jnp.full((1, frame.size), True) if start is None else frame >= start
+    return real if stop is None else real & (frame < stop)
 
 
 def mixture_mask(

@@ -29,6 +29,24 @@ def window_attention(
   return _token_level(q, k, v, rule) if rule.unit == "token" else _frame_level(q, k, v, rule, span)
 
 
+def action_attention(
+  q: Float[Array, "B A H D"],
+  k: Float[Array, "B A H D"],
+  v: Float[Array, "B A H D"],
+  video_k: Float[Array, "B N L H D"],
+  video_v: Float[Array, "B N L H D"],
+  span: Span,
+) -> Float[Array, "B A H D"]:
+  """Same contract as `api.action_attention`."""
+  (frames, tokens), (batch, actions) = video_k.shape[1:3], q.shape[:2]
+  k, v = (
+    jnp.concatenate([rearrange(x, "b n l h d -> b (n l) h d"), y], axis=1) for x, y in ((video_k, k), (video_v, v))
+  )
+  video = jnp.broadcast_to(jnp.repeat(span.holds(jnp.arange(frames)), tokens, axis=1), (batch, frames * tokens))
+  mask = jnp.pad(video, ((0, 0), (0, actions)), constant_values=True)
+  return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
+
+
 def _frame_level(q, k, v, rule: Rule, span: Span):
   frames, tokens = q.shape[1:3]
   past, dilation = k.shape[1] - frames, rule.dilation
@@ -73,10 +91,7 @@ def _history_bound(span: Span, frames: int) -> int:
 
 def _token_level(q, k, v, rule: Rule):
   frames, tokens = q.shape[1:3]
-  dilated = rule.dilation > 1 and frames // rule.dilation > 1
-  dilation = rule.dilation if dilated else 1
-  # A clip that is a whole number of groups is padded by one group more, and the zeros are attended to (golden c04).
-  tail = dilation - frames % dilation if dilated else 0
+  dilation, tail = rule.token_dilation(frames)
   q, k, v = (_regroup(x, 0, tail, dilation) for x in (q, k, v))
   total = q.shape[2]
 

@@ -1,6 +1,7 @@
-"""What every implementation of window attention must do; each inherits this class and names itself."""
+"""What every implementation of window attention must do; each inherits this class and names its functions."""
 
 import functools
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import hypothesis
@@ -10,21 +11,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.window_attention import Rule, Span, window_attention
+from pallas_kernels.window_attention import Rule, Span, mixture_mask, reference
 from tests.model import oracle
 from tests.pallas_kernels.cost import cost
 
 BATCH, TOKENS, HEADS, DIM = 2, 2, 2, 4
 
 
-def draw(frames, past=0, seed=0):
+def draw(frames, past=0, tokens=TOKENS, seed=0):
   """q of `frames` frames, k and v of `past` frames more, in float64."""
   rng = np.random.default_rng(seed)
-  return [rng.standard_normal((BATCH, n, TOKENS, HEADS, DIM)) for n in (frames, past + frames, past + frames)]
+  return [rng.standard_normal((BATCH, n, tokens, HEADS, DIM)) for n in (frames, past + frames, past + frames)]
+
+
+def draw_actions(actions, frames, seed=0):
+  """q, k, v of the actions and k, v of the video, in float64."""
+  rng = np.random.default_rng(seed)
+  action, video = (BATCH, actions, HEADS, DIM), (BATCH, frames, TOKENS, HEADS, DIM)
+  return [rng.standard_normal(shape) for shape in (action, action, action, video, video)]
 
 
 def single(inputs):
   return [jnp.asarray(x, jnp.float32) for x in inputs]
+
+
+def assert_relative(got, want, tolerance, name=""):
+  error = np.abs(np.asarray(got, np.float64) - want).max() / (np.abs(want).max() + 1e-30)
+  assert error < tolerance, f"{name}: {error:.1e}"  # a NaN fails
 
 
 def visible(rule, query, key, history, start, stop):
@@ -41,27 +54,45 @@ def visible(rule, query, key, history, start, stop):
 
 def dense(q, k, v, rule, history, start, stop):
   """In float64 with a dense mask, clip by clip: the output, and which query frames see anything at all."""
-  frames, total = q.shape[1], k.shape[1]
+  frames, total, tokens = q.shape[1], k.shape[1], q.shape[2]
   out, sees = np.zeros_like(q), np.zeros(q.shape[:2], bool)
   for clip in range(BATCH):
     flat = [x[clip].reshape(-1, HEADS, DIM) for x in (q, k, v)]
     if rule.unit == "token":
       kind = "FA" if rule.radius is None else "DSWA" if rule.dilation > 1 else "SWA"
-      read = oracle.token_level(SimpleNamespace(window=rule.radius or 0, dilation=rule.dilation), kind, *flat, TOKENS)
+      read = oracle.token_level(SimpleNamespace(window=rule.radius or 0, dilation=rule.dilation), kind, *flat, tokens)
       sees[clip] = True
     else:
       span = history[clip], start[clip], stop[clip]
       mask = [[visible(rule, i, j, *span) for j in range(total)] for i in range(total - frames, total)]
       sees[clip] = np.any(mask, axis=1)
       mask = np.where(sees[clip][:, None], mask, True)
-      read = oracle.attend(*flat, np.kron(mask, np.ones((TOKENS, TOKENS), bool)))
+      read = oracle.attend(*flat, np.kron(mask, np.ones((tokens, tokens), bool)))
     out[clip] = read.reshape(q[clip].shape)
   return out, sees
 
 
+def gradients(fn, inputs, weight, **kwargs):
+  """Of a weighting of what is read, to every input."""
+  loss = lambda *inputs: jnp.sum(fn(*inputs, **kwargs) * weight)  # noqa: E731
+  return jax.jit(jax.grad(loss, argnums=range(len(inputs))))(*inputs)
+
+
+def assert_gradients(got_fn, want_fn, inputs, names, **kwargs):
+  """Those of `got_fn` in float32 against those of `want_fn` in float64."""
+  weight = np.random.default_rng(9).standard_normal(inputs[0].shape)
+  with jax.enable_x64(True):
+    want = [np.asarray(x) for x in gradients(want_fn, [jnp.asarray(x) for x in inputs], weight, **kwargs)]
+    assert want[0].dtype == np.float64
+  got = gradients(got_fn, single(inputs), weight, **kwargs)
+  for name, ours, theirs in zip(names, got, want, strict=True):
+    assert_relative(ours, theirs, 1e-4, name)
+
+
 @functools.cache
-def compiled(implementation):
-  return jax.jit(functools.partial(window_attention, implementation=implementation), static_argnames="rule")
+def compiled(fn):
+  """One jitted function for all tests."""
+  return jax.jit(fn, static_argnames="rule")
 
 
 @st.composite
@@ -81,13 +112,14 @@ def layouts(draw):
 
 
 class WindowAttentionTest:
-  """`implementation` is a name that `api.window_attention` knows."""
+  """`attend` and `act` implement `api.window_attention` and `api.action_attention`."""
 
-  implementation: str
+  attend: Callable
+  act: Callable
 
   @property
   def run(self):
-    return compiled(self.implementation)
+    return compiled(self.attend)
 
   @hypothesis.settings(
     max_examples=20,
@@ -103,44 +135,55 @@ class WindowAttentionTest:
     got = self.run(*single(inputs), rule=rule, span=span)
     want, sees = dense(*inputs, rule, history, start, stop)
     np.testing.assert_allclose(np.asarray(got)[sees], want[sees], atol=1e-5)
+    assert np.isfinite(got).all()
 
   @pytest.mark.parametrize("frames", [1, 3, 7, 8])
   @pytest.mark.parametrize(("radius", "dilation"), [(1, 1), (2, 4), (None, 1)])
   def test_token_level_rule(self, radius, dilation, frames):
     rule, inputs = Rule(radius, dilation, unit="token"), draw(frames)
     want, _ = dense(*inputs, rule, *[None] * 3)
-    np.testing.assert_allclose(self.run(*single(inputs), rule=rule), want, atol=1e-5)
+    np.testing.assert_allclose(self.run(*single(inputs), rule=rule, span=Span()), want, atol=1e-5)
+
+  @pytest.mark.parametrize(("frames", "tokens"), [(1, 1), (9, 7), (8, 8), (5, 13), (5, 40), (25, 40)])
+  def test_lengths(self, frames, tokens):
+    """1, 63, 64, 65, 200 and 1000 tokens."""
+    inputs, rule = draw(frames, tokens=tokens), Rule(2)
+    want, _ = dense(*inputs, rule, [0] * BATCH, [0] * BATCH, [frames] * BATCH)
+    assert_relative(self.run(*single(inputs), rule=rule, span=Span()), want, 1e-5)
+
+  def test_low_precision(self):
+    inputs, rule = draw(7), Rule(2)
+    got = self.run(*(x.astype(jnp.bfloat16) for x in single(inputs)), rule=rule, span=Span(2))
+    assert got.dtype == jnp.bfloat16
+    want, _ = dense(*inputs, rule, [2] * BATCH, [0] * BATCH, [7] * BATCH)
+    assert_relative(got, want, 2e-2)
 
   @pytest.mark.parametrize(
-    ("rule", "frames", "past", "history"),
+    ("rule", "frames", "past", "span"),
     [
-      (Rule(2), 7, 0, 2),
-      (Rule(2, 2, all_see_history=True), 6, 3, 4),
-      (Rule(1, 2, unit="token"), 5, 0, 0),
+      (Rule(2), 7, 0, Span(2)),
+      (Rule(2, 2, all_see_history=True), 6, 3, Span(4)),
+      (Rule(1, 2, unit="token"), 5, 0, Span()),
+      (Rule(2, 2, causal_history=True), 6, 3, Span(np.array([3, 5]), np.array([1, 0]), np.array([8, 9]))),
     ],
-    ids=["many blocks", "dilated, after a memory", "token level"],
+    ids=["many blocks", "dilated, after a memory", "token level", "clips that differ"],
   )
-  def test_gradients(self, rule, frames, past, history):
-    inputs = draw(frames, past)
-    weight = np.random.default_rng(9).standard_normal(inputs[0].shape)
+  def test_gradients(self, rule, frames, past, span):
+    assert_gradients(self.attend, reference.window_attention, draw(frames, past), "qkv", rule=rule, span=span)
 
-    def gradients(implementation, inputs):
-      run = functools.partial(window_attention, implementation=implementation)
-      loss = lambda q, k, v: jnp.sum(run(q, k, v, rule, Span(history)) * weight)  # noqa: E731
-      return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*inputs)
-
-    with jax.enable_x64(True):
-      want = [np.asarray(x) for x in gradients("reference", [jnp.asarray(x) for x in inputs])]
-      assert want[0].dtype == np.float64
-    for name, ours, theirs in zip("qkv", gradients(self.implementation, single(inputs)), want, strict=True):
-      error = np.abs(ours - theirs).max() / np.abs(theirs).max()
-      assert error < 1e-4, f"{name}: {error:.1e}"
+  def test_a_query_that_sees_nothing(self):
+    """Frames from `stop` on see nothing nearby; nobody reads them, and they must not spoil what is read."""
+    inputs, rule, span = draw(7), Rule(1), Span(stop=np.array([4, 5]))
+    got = self.run(*single(inputs), rule=rule, span=span)
+    weight = np.where(np.arange(7)[:, None, None, None] < 4, 1.0, 0.0)
+    for x in (got, *gradients(self.attend, single(inputs), weight, rule=rule, span=span)):
+      assert np.isfinite(x).all()
 
   @pytest.mark.parametrize(("rule", "reach"), [(Rule(2), 1), (Rule(3, 2), 4)], ids=["plain", "dilated"])
   def test_far_frames_have_no_effect(self, rule, reach):
     q, k, v = single(draw(11))
-    want = self.run(q, k, v, rule=rule)
-    got = self.run(q, k.at[:, 0].add(1.0), v.at[:, 0].add(1.0), rule=rule)
+    want = self.run(q, k, v, rule=rule, span=Span())
+    got = self.run(q, k.at[:, 0].add(1.0), v.at[:, 0].add(1.0), rule=rule, span=Span())
     changed = np.abs(got - want).max(axis=(0, 2, 3, 4)) > 0
     np.testing.assert_array_equal(changed, [n <= reach and n % rule.dilation == 0 for n in range(11)])
 
@@ -156,10 +199,28 @@ class WindowAttentionTest:
     real = ~junk[:, 3:]
     np.testing.assert_array_equal(np.asarray(got)[real], np.asarray(want)[real])
 
+  @pytest.mark.parametrize("actions", [1, 5])
+  def test_actions_read_history_and_each_other(self, actions):
+    """As the rows of actions in the mixture's mask."""
+    inputs = draw_actions(actions, frames=6)
+    history = np.array([0, 4])
+    got = self.act(*single(inputs), span=Span(stop=jnp.asarray(history)))
+    for clip in range(BATCH):
+      mask = mixture_mask(Rule(), frames=6, tokens_per_frame=TOKENS, actions=actions, history=int(history[clip]))
+      q, k, v, video_k, video_v = (x[clip].reshape(-1, HEADS, DIM) for x in inputs)
+      keys, values = np.concatenate([video_k, k]), np.concatenate([video_v, v])
+      assert_relative(got[clip], oracle.attend(q, keys, values, np.asarray(mask)[-actions:]), 1e-5)
 
-def assert_linear(implementation, rule, history=0):
+  def test_gradients_of_actions(self):
+    span = Span(start=np.array([2]), stop=np.array([5]))
+    names = ("q", "k", "v", "video_k", "video_v")
+    assert_gradients(self.act, reference.action_attention, draw_actions(5, frames=6), names, span=span)
+
+
+def assert_linear(fn, rule, history=0):
   """Twice the frames cost twice the products, and no array grows faster."""
-  fn = functools.partial(window_attention, rule=rule, span=Span(history), implementation=implementation)
-  once, twice = (cost(fn, *single(draw(frames))) for frames in (48, 96))
+  once, twice = (
+    cost(functools.partial(fn, rule=rule, span=Span(history)), *single(draw(frames))) for frames in (48, 96)
+  )
   assert once.products > 0
   assert twice.products <= 2.1 * once.products and twice.largest <= 2.1 * once.largest, (once, twice)

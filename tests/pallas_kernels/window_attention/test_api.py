@@ -1,7 +1,7 @@
 import pytest
 
-from pallas_kernels.window_attention import Rule, window_attention
-from tests.pallas_kernels.window_attention.base import draw
+from pallas_kernels.window_attention import Rule, action_attention, window_attention
+from tests.pallas_kernels.window_attention.base import draw, draw_actions
 
 
 @pytest.mark.parametrize("index", range(3), ids="qkv")
@@ -31,3 +31,9 @@ def test_unknown_implementation_is_refused():
 def test_full_attention_has_no_dilation():
   with pytest.raises(ValueError, match="dilation is 2"):
     Rule(None, 2)
+
+
+def test_actions_of_another_width_are_refused():
+  q, k, v, video_k, video_v = draw_actions(3, frames=2)
+  with pytest.raises(ValueError, match="must agree"):
+    action_attention(q, k, v, video_k[..., :2], video_v[..., :2])

@@ -1,11 +1,12 @@
 import pytest
 
-from pallas_kernels.window_attention import Rule
+from pallas_kernels.window_attention import Rule, reference, xla
 from tests.pallas_kernels.window_attention.base import WindowAttentionTest, assert_linear
 
 
 class TestXla(WindowAttentionTest):
-  implementation = "xla"
+  attend = staticmethod(xla.window_attention)
+  act = staticmethod(xla.action_attention)
 
   @pytest.mark.parametrize(
     ("rule", "history"),
@@ -19,9 +20,9 @@ class TestXla(WindowAttentionTest):
     ids=["plain", "dilated", "history that everyone sees", "token level", "token level, dilated"],
   )
   def test_cost_is_linear(self, rule, history):
-    assert_linear("xla", rule, history)
+    assert_linear(xla.window_attention, rule, history)
 
 
 def test_the_measure_can_tell():
   with pytest.raises(AssertionError):
-    assert_linear("reference", Rule(3))
+    assert_linear(reference.window_attention, Rule(3))

@@ -1,0 +1,93 @@
+"""`kairos kernels`: its tables, its JSON, its exit codes, and how it says no."""
+
+import importlib.util
+import json
+
+import pytest
+
+from kairos_jax.cli import main as cli
+from pallas_kernels import bench, check, runners, workload
+from pallas_kernels.check import Row
+from tests.pallas_kernels import toy
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+  monkeypatch.setattr(workload, "OPS", {"toy": "tests.pallas_kernels.toy"})
+  monkeypatch.setattr(bench, "RUNS", 1)
+  monkeypatch.setattr(bench, "SECONDS", 0.0)
+  monkeypatch.setattr(check, "missing", lambda target: None)
+
+
+@pytest.fixture
+def outcomes(monkeypatch):
+  """Replaces the compilers: every target ends as this dictionary says."""
+  found = {"v5e": "compiled", "sm90": "lowered", "v6e": "failed"}
+
+  def compiled(target, op, case, pass_name):
+    reason = {"compiled": "", "lowered": "no CUDA plugin", "failed": "out of vmem"}[found[target]]
+    kernels = (("first", 1 << 20), ("second", 3 << 20)) if found[target] == "compiled" else ()
+    return Row(op, case, pass_name, target, found[target], reason, kernels, 2 * 10**9, 3 * 10**12, 0.004, 0.5)
+
+  monkeypatch.setattr(check, "check", compiled)
+
+
+def test_check_prints_a_line_a_program(outcomes, capsys):
+  assert cli.main(["kernels", "check", "--targets=v5e,sm90"]) == 0
+  out = capsys.readouterr().out
+  assert out.count("toy ") == 4 and out.count("3,072 of 131,072") == 2 and "compiled in 0.5 s" in out
+  assert out.count("no CUDA plugin") == 1 and "2 compiled, 2 lowered" in out and "4.00" in out
+
+
+def test_check_fails_if_a_kernel_does_not_compile(outcomes, capsys):
+  assert cli.main(["kernels", "check", "--targets=v5e,v6e"]) == 1
+  assert capsys.readouterr().out.count("failed: out of vmem") == 2
+
+
+def test_check_as_json(outcomes, capsys):
+  assert cli.main(["kernels", "check", "--targets=v5e", "--json", "--small"]) == 0
+  rows = json.loads(capsys.readouterr().out)
+  assert [(row["case"], row["pass_name"]) for row in rows] == [("4k", "forward"), ("4k", "gradient")]
+  assert rows[0]["on_chip_bytes"] == 3 << 20 and rows[0]["kernels"] == [["first", 1 << 20], ["second", 3 << 20]]
+
+
+def test_no_libtpu_is_one_line(monkeypatch, capsys):
+  monkeypatch.undo()
+  find = importlib.util.find_spec
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "libtpu" else find(name))
+  assert cli.main(["kernels", "check"]) == 2
+  err = capsys.readouterr().err
+  assert err.count("\n") == 1 and 'pip install "kairos-jax[tpu]"' in err and "--targets" in err
+
+
+def test_bench_prints_times_and_what_is_missing(monkeypatch, capsys):
+  monkeypatch.setattr(toy, "peers", lambda case: {"fable": "fable is not installed; it comes with: pip install fable"})
+  assert cli.main(["kernels", "bench"]) == 0
+  out = capsys.readouterr().out
+  assert "as measured here" in out and out.count("xla") == 2 and out.count("of the roofline") == 2
+  assert out.count("pip install fable") == 2
+
+
+def test_bench_fails_if_a_result_is_wrong(monkeypatch, capsys):
+  monkeypatch.setattr(toy, "peers", lambda case: {"fable": runners.jax_runner(lambda x, w: (x,))})
+  assert cli.main(["kernels", "bench", "--json"]) == 1
+  report = json.loads(capsys.readouterr().out)
+  assert {result["name"]: result["seconds"] is None for result in report["results"]} == {"fable": True, "xla": False}
+
+
+@pytest.mark.parametrize(
+  "argv, line",
+  [
+    ([], "kernels takes one of check, bench, tune; got nothing"),
+    (["speed"], "got speed"),
+    (["check", "--targets=v5x"], "no target 'v5x'; did you mean v5p?"),
+    (["check", "--op=toi"], "no op 'toi'; did you mean toy?"),
+    (["bench", "--case=64k"], "no case '64k'; did you mean 4k?"),
+    (["tune"], "kernels tune needs --op; there are toy"),
+    (["tune", "--op=toy"], "kernels tune needs a TPU or a GPU; JAX finds only: cpu"),
+  ],
+)
+def test_a_mistake_is_one_line(argv, line, capsys):
+  assert cli.main(["kernels", *argv]) == 2
+  err = capsys.readouterr().err
+  assert err.startswith("kairos: ") and line in err and err.count("\n") == 1

@@ -1,0 +1,117 @@
+"""Ahead-of-time compilation: what compiles is measured, what does not says why in one line."""
+
+import functools
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from pallas_kernels import check, chips, workload
+from tests.pallas_kernels import toy
+
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason=f"no libtpu; it comes with: {check.INSTALL['tpu']}"
+)
+
+
+@pytest.fixture
+def op(monkeypatch):
+  monkeypatch.setattr(workload, "OPS", {"toy": "tests.pallas_kernels.toy"})
+  return "toy"
+
+
+def without(monkeypatch, package):
+  """Hides a package that may be installed."""
+  find = importlib.util.find_spec
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+
+
+@needs_libtpu
+@pytest.mark.tpu_backend
+@pytest.mark.parametrize("target", ["v5e", "v6e"])
+@pytest.mark.parametrize("op", list(workload.OPS))
+def test_our_kernels_compile(op, target):
+  case = check.programs([op], small=True)[0][1]
+  row = check.check(target, op, case, "gradient")
+  assert row.outcome == "compiled", row.reason
+  assert 0 < row.on_chip_bytes <= chips.CHIPS[target].on_chip_bytes
+
+
+@needs_libtpu
+@pytest.mark.tpu_backend
+@pytest.mark.parametrize("target", ["v5e", "v6e", "tpu7x"])
+def test_a_kernel_is_compiled_forward_and_backward(op, target):
+  forward, gradient = (check.check(target, op, "4k", pass_name) for pass_name in check.PASSES)
+  assert (forward.outcome, gradient.outcome) == ("compiled", "compiled"), (forward.reason, gradient.reason)
+  assert [name for name, _ in forward.kernels] == ["toy_product"]
+  assert [name for name, _ in gradient.kernels] == ["toy_product"] * 2
+  # The blocks in flight: at least one of each, at most two; what XLA itself put into VMEM is not the kernel's.
+  block, weight = 32 * 128 * 2, 128 * 128 * 2
+  low = 0 if target == "tpu7x" else block + weight
+  assert low <= forward.on_chip_bytes <= 2 * (2 * block + weight)
+  assert gradient.flops == 3 * forward.flops == 3 * 2 * 512 * 128**2
+  assert forward.roofline_seconds == chips.roofline_seconds(chips.CHIPS[target], forward.flops, forward.hbm_bytes) > 0
+
+
+@pytest.mark.skipif(check.missing("sm90") is not None, reason=check.missing("sm90") or "")
+def test_a_kernel_is_compiled_for_a_gpu(op):
+  row = check.check("sm90", op, "4k", "gradient")
+  assert row.outcome == "compiled", row.reason
+  assert [name for name, _ in row.kernels] == ["toy_product"] * 2
+  assert all(0 < size <= chips.CHIPS["sm90"].on_chip_bytes for _, size in row.kernels)
+
+
+@needs_libtpu
+@pytest.mark.tpu_backend
+def test_a_kernel_that_does_not_fit_says_so_in_one_line(op, monkeypatch):
+  def greedy(x, w):
+    copy = lambda x_ref, y_ref, _: y_ref.__setitem__(..., x_ref[...])  # noqa: E731
+    like, scratch = jax.ShapeDtypeStruct(x.shape, x.dtype), [pltpu.VMEM((256 << 20,), jnp.int8)]
+    return (pl.pallas_call(copy, out_shape=like, scratch_shapes=scratch)(x),)
+
+  monkeypatch.setattr(toy, "implementations", lambda case: {"pallas_tpu": greedy})
+  row = check.check("v5e", op, "4k", "forward")
+  assert row.outcome == "failed" and "vmem" in row.reason and "\n" not in row.reason and len(row.reason) <= 200
+
+
+@needs_libtpu
+@pytest.mark.tpu_backend
+def test_a_program_without_a_kernel_fails(op, monkeypatch):
+  monkeypatch.setattr(toy, "implementations", lambda case: {"pallas_tpu": lambda x, w: (x @ w,)})
+  row = check.check("v5e", op, "4k", "forward")
+  assert (row.outcome, row.reason) == ("failed", "the compiled program holds no Pallas kernel")
+
+
+def test_without_a_compiler_it_says_what_to_install(op, monkeypatch):
+  without(monkeypatch, "libtpu")
+  assert check.missing("v5e") == f"libtpu is not installed; it comes with: {check.INSTALL['tpu']}"
+  without(monkeypatch, "jax_cuda13_plugin")
+  row = check.check("sm90", op, "4k", "gradient")
+  assert row.outcome == "lowered" and row.reason.endswith(check.INSTALL["gpu"]) and not row.kernels
+
+
+def test_what_triton_cannot_lower_fails_even_without_its_compiler(op, monkeypatch):
+  def sorting(x, w):
+    kernel = lambda x_ref, y_ref: y_ref.__setitem__(..., jnp.sort(x_ref[...]))  # noqa: E731
+    call = functools.partial(pl.pallas_call, out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype))
+    return (call(kernel, compiler_params=toy.PARAMS["gpu"])(x),)
+
+  without(monkeypatch, "jax_cuda13_plugin")
+  monkeypatch.setattr(toy, "implementations", lambda case: {"pallas_gpu": sorting})
+  row = check.check("sm90", op, "4k", "forward")
+  assert row.outcome == "failed" and row.reason and "\n" not in row.reason
+
+
+def test_programs_are_the_longest_cases_or_the_shortest(op):
+  assert check.programs([op], small=False) == [("toy", "32k", "forward"), ("toy", "32k", "gradient")]
+  assert check.programs([op], small=True) == [("toy", "4k", "forward"), ("toy", "4k", "gradient")]
+
+
+@pytest.mark.parametrize(
+  ("message", "want"), [("\n bad\n worse", "bad worse"), ("", "ValueError"), ("x" * 300, "x" * 197 + "...")]
+)
+def test_an_error_is_one_line(message, want):
+  assert check.one_line(ValueError(message)) == want
