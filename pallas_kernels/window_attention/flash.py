@@ -51,7 +51,7 @@ def window_attention(
 
   Queries may have another number of tokens a frame than keys. A query that sees nothing reads zeros.
   """
-  plans = plan(rule, span, q.shape, k.shape, cut)
+  plans = make_plans(rule, span, q.shape, k.shape, cut)
   query, key = plans[0].query, plans[0].key
   heads, width = q.shape[-2:]
   # Zeros change no score. The matrix units fill their lanes anyway: a narrow head costs time, never a wrong number.
@@ -85,7 +85,12 @@ def action_attention(
   return (share * read[:, 0] + (1 - share) * own).astype(q.dtype)
 
 
-def plan(
+def tile_key(tokens: int, head_dim: int, dtype: jnp.dtype) -> str:
+  """Under which tuned tiles are kept."""
+  return f"{tokens} tokens a frame, heads of {head_dim}, {jnp.dtype(dtype).name}"
+
+
+def make_plans(
   rule: Rule, span: Span, query_shape: tuple[int, ...], key_shape: tuple[int, ...], cut: Cut
 ) -> tuple[Plan, Plan]:
   """How a call is cut: for the passes that walk keys, and for the one that walks queries."""

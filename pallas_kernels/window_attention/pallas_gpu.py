@@ -6,7 +6,7 @@ over those that need a mask. Rows over the end of an array are read as zeros.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
+from pallas_kernels import tiles as tile_table
 from pallas_kernels.dispatch import Unsupported
 from pallas_kernels.window_attention import flash
 from pallas_kernels.window_attention.blocks import (
@@ -29,6 +30,8 @@ from pallas_kernels.window_attention.blocks import (
 )
 from pallas_kernels.window_attention.visibility import Rule, Span
 
+ON_CHIP_BYTES = 99 * 2**10  # shared memory that a block of threads can have on every GPU since Ampere
+WIDEST_HEAD = 128  # a block of queries, its sums and its scores live in registers
 SMALLEST_PRODUCT = 16  # rows and columns of a matrix product that Triton takes
 
 
@@ -43,8 +46,8 @@ class Tiles:
     stages: loads in flight.
   """
 
-  stay: int = 64
-  stream: int = 64
+  stay: int
+  stream: int
   warps: int = 4
   stages: int = 2
 
@@ -70,7 +73,7 @@ def window_attention(
   Raises:
     Unsupported: the dtype is neither bfloat16 nor float32, or a head is wider than 128.
   """
-  tiles = tiles or pick_tiles(q.shape[-1], q.dtype)
+  tiles = tiles or _pick_tiles(q)
   cut = flash.Cut((tiles.stay, tiles.stream), (tiles.stream, tiles.stay), _pieces(q.shape[2], tiles))
   return flash.window_attention(_kernels(tiles, interpret), cut, _lanes(q), q, k, v, rule, span)[0]
 
@@ -91,14 +94,26 @@ def action_attention(
   Raises:
     Unsupported: the dtype is neither bfloat16 nor float32, or a head is wider than 128.
   """
-  tiles = tiles or pick_tiles(q.shape[-1], q.dtype)
+  tiles = tiles or _pick_tiles(video_k)
   cut = flash.Cut((tiles.stay, tiles.stream), (tiles.stream, tiles.stay), _pieces(video_k.shape[2], tiles))
   return flash.action_attention(_kernels(tiles, interpret), cut, _lanes(q), q, k, v, video_k, video_v, span)
 
 
-def pick_tiles(head_dim: int, dtype: jnp.dtype) -> Tiles:
-  """Tiles that fit every GPU since Ampere: narrower ones for float32."""
-  return Tiles() if jnp.dtype(dtype).itemsize == 2 else Tiles(stay=32, stream=32)
+def candidates(tokens: int, head_dim: int, dtype: jnp.dtype) -> list[Tiles]:
+  """Tiles that fit on chip, the likeliest first."""
+  del tokens  # blocks are much smaller than a frame, or hold several
+  tiles = [Tiles(stay, stream, warps) for stay in (64, 128, 32) for stream in (64, 32, 128) for warps in (4, 8)]
+  return [x for x in tiles if on_chip_bytes(x, head_dim, dtype) <= ON_CHIP_BYTES]
+
+
+def _pick_tiles(x: Float[Array, "B *S H D"]) -> Tiles:
+  if x.dtype not in (jnp.bfloat16, jnp.float32):
+    raise Unsupported(f"window_attention: dtype is {x.dtype}; allowed: bfloat16, float32")
+  if x.shape[-1] > WIDEST_HEAD:
+    raise Unsupported(f"window_attention: head size is {x.shape[-1]}; allowed: at most {WIDEST_HEAD}")
+  shape = x.shape[2], x.shape[-1], x.dtype
+  tuned = tile_table.lookup("window_attention", jax.devices()[0].device_kind, flash.tile_key(*shape))
+  return Tiles(**tuned) if tuned else candidates(*shape)[0]
 
 
 def _pieces(tokens: int, tiles: Tiles) -> bool:
@@ -107,10 +122,6 @@ def _pieces(tokens: int, tiles: Tiles) -> bool:
 
 
 def _lanes(q: Float[Array, "B *S H D"]) -> int:
-  if q.dtype not in (jnp.bfloat16, jnp.float32):
-    raise Unsupported(f"window_attention: dtype is {q.dtype}; allowed: bfloat16, float32")
-  if q.shape[-1] > 128:
-    raise Unsupported(f"window_attention: head size is {q.shape[-1]}; allowed: at most 128")
   return max(SMALLEST_PRODUCT, pl.next_power_of_2(q.shape[-1]))
 
 
@@ -144,7 +155,7 @@ def _key_gradient(
 
 
 def _walk(
-  kernel: Callable[..., None],
+  kernel: functools.partial[None],
   listing: BlockList,
   stay: Rows,
   heads: int,
@@ -162,6 +173,7 @@ def _walk(
     out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in out],
     compiler_params=plgpu.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages),
     interpret=interpret,
+    name=f"window_attention{kernel.func.__name__.removesuffix('_kernel')}",
   )(jnp.asarray(listing.block), jnp.asarray(ends), span, *operands)
 
 

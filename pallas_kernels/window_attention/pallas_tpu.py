@@ -6,7 +6,8 @@ past keys for dk and dv. Scores are [stay, stream], so that every product is in 
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
+from pallas_kernels import tiles as tile_table
 from pallas_kernels.dispatch import Unsupported
 from pallas_kernels.window_attention import flash
 from pallas_kernels.window_attention.blocks import (
@@ -57,12 +59,13 @@ def on_chip_bytes(tiles: Tiles, head_dim: int, dtype: jnp.dtype) -> int:
   return blocks + sums + scores
 
 
-def pick_tiles(tokens: int, head_dim: int, dtype: jnp.dtype) -> Tiles:
-  """The largest pieces of a frame that fit on chip; for small frames, blocks of several of them."""
+def candidates(tokens: int, head_dim: int, dtype: jnp.dtype) -> list[Tiles]:
+  """Tiles that fit on chip, the likeliest first: large pieces of a frame, then blocks of several small frames."""
   pieces = [n for n in range(8, tokens + 1, 8) if tokens % n == 0]
   tiles = [Tiles(stay, stream) for stay in pieces for stream in pieces if min(stay, stream) >= SMALL_BLOCK]
-  fits = [x for x in tiles if on_chip_bytes(x, head_dim, dtype) <= ON_CHIP_BYTES]
-  return max(fits, key=lambda x: (x.stay * x.stream, x.stream), default=Tiles(SMALL_BLOCK, SMALL_BLOCK))
+  tiles.sort(key=lambda x: (x.stay * x.stream, x.stream), reverse=True)
+  tiles += [Tiles(SMALL_BLOCK, SMALL_BLOCK * n) for n in (1, 2, 4)]
+  return [x for x in tiles if on_chip_bytes(x, head_dim, dtype) <= ON_CHIP_BYTES]
 
 
 def window_attention(
@@ -109,8 +112,9 @@ def action_attention(
 def _pick_tiles(x: Float[Array, "B F L H D"]) -> Tiles:
   if x.dtype not in (jnp.bfloat16, jnp.float32):
     raise Unsupported(f"window_attention: dtype is {x.dtype}; allowed: bfloat16, float32")
-  tokens, head_dim = x.shape[2], x.shape[-1]
-  return pick_tiles(tokens, head_dim, x.dtype)
+  shape = x.shape[2], x.shape[-1], x.dtype
+  tuned = tile_table.lookup("window_attention", jax.devices()[0].device_kind, flash.tile_key(*shape))
+  return Tiles(**tuned) if tuned else candidates(*shape)[0]
 
 
 def _pieces(tokens: int, tiles: Tiles) -> bool:
@@ -133,6 +137,7 @@ def _forward(q, k, v, span, *, plan: Plan, heads: int, scale: float, interpret):
     stream=[k, v],
     out=[q, jax.ShapeDtypeStruct((q.shape[0], heads, rows.count, 1, rows.block), jnp.float32)],
     scratch=[(rows.block, LANES), (rows.block, LANES), (rows.block, width)],
+    products=2,
     interpret=interpret,
   )
   lse = lse.reshape(*lse.shape[:2], rows.units, -1)
@@ -151,6 +156,7 @@ def _query_gradient(q, k, v, span, d_out, lse, delta, *, plan: Plan, heads: int,
     stream=[k, v],
     out=[q],
     scratch=[(rows.block, LANES), (rows.block, LANES), (rows.block, width)],
+    products=3,
     interpret=interpret,
   )
   return dq
@@ -168,6 +174,7 @@ def _key_gradient(q, k, v, span, d_out, lse, delta, *, plan: Plan, heads: int, s
     stream=[q, d_out, *(_in_blocks(x, plan.query) for x in (lse, delta))],
     out=[k, v],
     scratch=[(rows.block, width), (rows.block, width)],
+    products=4,
     interpret=interpret,
   )
 
@@ -178,7 +185,7 @@ def _in_blocks(x: Float[Array, "B H U R"], rows: Rows) -> Float[Array, "B H N 1 
 
 
 def _walk(
-  kernel: Callable[..., None],
+  kernel: functools.partial[None],
   listing: BlockList,
   sides: tuple[Rows, Rows],
   heads: int,
@@ -188,10 +195,12 @@ def _walk(
   stream: Sequence[Array],
   out: Sequence[jax.ShapeDtypeStruct],
   scratch: Sequence[tuple[int, int]],
+  products: int,
   interpret: bool | pltpu.InterpretParams,
 ) -> Sequence[Array]:
-  """Runs a kernel over (clip, head, block that stays, block that streams by)."""
-  steps = listing.block.shape[1]
+  """Runs a kernel over (clip, head, block that stays, block that streams by); `products` of matrices at each."""
+  steps, width = listing.block.shape[1], stay[0].shape[-1] // heads
+  pairs = span.shape[0] * int((listing.kind != HIDDEN).sum()) * sides[0].block * sides[1].block
 
   def number(streams, i, j, blocks):
     return blocks[i * steps + j] if streams else i
@@ -207,7 +216,7 @@ def _walk(
       n = number(streams, i, j, blocks)
       return b, jax.lax.div(n, rows.blocks), jax.lax.rem(n, rows.blocks), h
 
-    return pl.BlockSpec((None, None, rows.block, x.shape[-1] // heads), index)
+    return pl.BlockSpec((None, None, rows.block, width), index)
 
   return pl.pallas_call(
     functools.partial(kernel, steps=steps),
@@ -222,7 +231,13 @@ def _walk(
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT
     ),
+    cost_estimate=pl.CostEstimate(
+      flops=2 * width * heads * pairs * products,
+      bytes_accessed=sum(math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in (*stay, *stream, *out)),
+      transcendentals=heads * pairs,
+    ),
     interpret=interpret,
+    name=f"window_attention{kernel.func.__name__.removesuffix('_kernel')}",
   )(jnp.asarray(listing.block.ravel()), jnp.asarray(listing.kind.ravel()), span.ravel(), *stay, *stream)
 
 

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.window_attention import Rule, Span, mixture_mask, reference
+from pallas_kernels.window_attention import Rule, Span, reference
 from tests.model import oracle
 from tests.pallas_kernels.cost import cost
 
 BATCH, TOKENS, HEADS, DIM = 2, 2, 2, 4
+FAST_COMPILE = {"xla_backend_optimization_level": 0}  # these tests spend their time in the compiler
 
 
 def draw(frames, past=0, tokens=TOKENS, seed=0):
@@ -75,7 +76,7 @@ def dense(q, k, v, rule, history, start, stop):
 def gradients(fn, inputs, weight, **kwargs):
   """Of a weighting of what is read, to every input."""
   loss = lambda *inputs: jnp.sum(fn(*inputs, **kwargs) * weight)  # noqa: E731
-  return jax.jit(jax.grad(loss, argnums=range(len(inputs))))(*inputs)
+  return jax.jit(jax.grad(loss, argnums=range(len(inputs))), compiler_options=FAST_COMPILE)(*inputs)
 
 
 def assert_gradients(got_fn, want_fn, inputs, names, **kwargs):
@@ -92,7 +93,7 @@ def assert_gradients(got_fn, want_fn, inputs, names, **kwargs):
 @functools.cache
 def compiled(fn):
   """One jitted function for all tests."""
-  return jax.jit(fn, static_argnames="rule")
+  return jax.jit(fn, static_argnames="rule", compiler_options=FAST_COMPILE)
 
 
 @st.composite
@@ -137,7 +138,7 @@ class WindowAttentionTest:
     np.testing.assert_allclose(np.asarray(got)[sees], want[sees], atol=1e-5)
     assert np.isfinite(got).all()
 
-  @pytest.mark.parametrize("frames", [1, 3, 7, 8])
+  @pytest.mark.parametrize("frames", [3, 7, 8])
   @pytest.mark.parametrize(("radius", "dilation"), [(1, 1), (2, 4), (None, 1)])
   def test_token_level_rule(self, radius, dilation, frames):
     rule, inputs = Rule(radius, dilation, unit="token"), draw(frames)
@@ -201,15 +202,14 @@ class WindowAttentionTest:
 
   @pytest.mark.parametrize("actions", [1, 5])
   def test_actions_read_history_and_each_other(self, actions):
-    """As the rows of actions in the mixture's mask."""
-    inputs = draw_actions(actions, frames=6)
-    history = np.array([0, 4])
-    got = self.act(*single(inputs), span=Span(stop=jnp.asarray(history)))
+    inputs, stop = draw_actions(actions, frames=6), [0, 4]
+    got = self.act(*single(inputs), span=Span(stop=jnp.asarray(stop)))
     for clip in range(BATCH):
-      mask = mixture_mask(Rule(), frames=6, tokens_per_frame=TOKENS, actions=actions, history=int(history[clip]))
       q, k, v, video_k, video_v = (x[clip].reshape(-1, HEADS, DIM) for x in inputs)
+      seen = np.arange(6 * TOKENS + actions) // TOKENS < stop[clip]
+      seen[6 * TOKENS :] = True
       keys, values = np.concatenate([video_k, k]), np.concatenate([video_v, v])
-      assert_relative(got[clip], oracle.attend(q, keys, values, np.asarray(mask)[-actions:]), 1e-5)
+      assert_relative(got[clip], oracle.attend(q, keys, values, seen[None]), 1e-5)
 
   def test_gradients_of_actions(self):
     span = Span(start=np.array([2]), stop=np.array([5]))

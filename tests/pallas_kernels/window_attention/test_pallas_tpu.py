@@ -1,18 +1,79 @@
 import functools
 
-from pallas_kernels.window_attention import pallas_tpu
-from pallas_kernels.window_attention.pallas_tpu import Tiles
-from tests.pallas_kernels.window_attention.base import WindowAttentionTest
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
 
-# Blocks that are pieces of a frame, and blocks of several frames that end where no frame ends.
-PIECES, SEVERAL = ({"tiles": tiles, "interpret": True} for tiles in (Tiles(2, 1), Tiles(3, 5)))
+from pallas_kernels.dispatch import Unsupported
+from pallas_kernels.window_attention import Rule, Span, pallas_tpu
+from pallas_kernels.window_attention.pallas_tpu import ON_CHIP_BYTES, Tiles, candidates, on_chip_bytes
+from tests.pallas_kernels.window_attention.base import (
+  BATCH,
+  TOKENS,
+  WindowAttentionTest,
+  assert_relative,
+  dense,
+  draw,
+  gradients,
+  single,
+)
+
+
+def pieces(tokens):
+  """Blocks that are a whole frame, and half of one."""
+  return Tiles(tokens // 2 if tokens % 2 == 0 else tokens, tokens)
+
+
+def several(tokens):
+  """Blocks of more than a frame, that end where no frame ends."""
+  return Tiles(tokens + 1, 2 * tokens + 1)
+
+
+def attend_by(cut):
+  return staticmethod(lambda q, *args, **kwargs: _run(pallas_tpu.window_attention, cut(q.shape[2]), q, *args, **kwargs))
+
+
+def act_by(cut):
+  return staticmethod(
+    lambda *inputs, **kwargs: _run(pallas_tpu.action_attention, cut(inputs[-1].shape[2]), *inputs, **kwargs)
+  )
+
+
+def _run(function, tiles, *args, **kwargs):
+  return function(*args, tiles=tiles, interpret=True, **kwargs)
 
 
 class TestPieces(WindowAttentionTest):
-  attend = staticmethod(functools.partial(pallas_tpu.window_attention, **PIECES))
-  act = staticmethod(functools.partial(pallas_tpu.action_attention, **PIECES))
+  attend, act = attend_by(pieces), act_by(pieces)
 
 
 class TestSeveral(WindowAttentionTest):
-  attend = staticmethod(functools.partial(pallas_tpu.window_attention, **SEVERAL))
-  act = staticmethod(functools.partial(pallas_tpu.action_attention, **SEVERAL))
+  attend, act = attend_by(several), act_by(several)
+
+
+@pytest.mark.parametrize("tiles", [pieces(TOKENS), several(TOKENS)], ids=["pieces", "several"])
+def test_on_a_simulated_chip(tiles):
+  """Memory that nobody wrote is NaN there, and a read that races with a write is found."""
+  from jax._src.pallas.mosaic.interpret import interpret_pallas_call as simulator
+
+  chip = pltpu.InterpretParams(uninitialized_memory="nan", detect_races=True)
+  attend = functools.partial(pallas_tpu.window_attention, tiles=tiles, interpret=chip)
+  inputs, rule = draw(3), Rule(2)
+  want, _ = dense(*inputs, rule, [1] * BATCH, [0] * BATCH, [3] * BATCH)
+  assert_relative(attend(*single(inputs), rule, Span(1)), want, 1e-5)
+  for x in gradients(attend, single(inputs), np.ones_like(want), rule=rule, span=Span(1)):
+    assert np.isfinite(x).all()
+  assert not simulator.races.races_found
+
+
+def test_tiles_fit_and_divide_a_frame():
+  for dtype in (jnp.bfloat16, jnp.float32):
+    tiles = candidates(1560, 128, dtype)
+    assert all(on_chip_bytes(x, 128, dtype) <= ON_CHIP_BYTES for x in tiles)
+    assert 1560 % tiles[0].stay == 1560 % tiles[0].stream == 0
+
+
+def test_other_dtypes_are_refused():
+  with pytest.raises(Unsupported, match="dtype is float16"):
+    pallas_tpu.window_attention(*(x.astype(np.float16) for x in draw(2)), Rule(), Span())
