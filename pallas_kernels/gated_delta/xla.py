@@ -49,7 +49,9 @@ def gated_delta(
     x = jnp.pad(x.astype(jnp.float32), [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
     return rearrange(x, "b (s n c) h ... -> s n b h c ...", s=segments, c=size)
 
-  state, reads = jax.lax.scan(_segment, state, [split(x) for x in (q, k, v, log_decay, beta)])
+  # Of several segments the backward pass keeps only the memories between them; a single one would gain nothing.
+  segment = jax.checkpoint(_segment) if segments > 1 else _segment
+  state, reads = jax.lax.scan(segment, state, [split(x) for x in (q, k, v, log_decay, beta)])
   return rearrange(reads, "s n b h c v -> b (s n c) h v")[:, :tokens].astype(v.dtype), state
 
 
