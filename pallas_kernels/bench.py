@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from pallas_kernels import chips, workload
 from pallas_kernels.check import one_line
 from pallas_kernels.chips import Chip
 from pallas_kernels.dispatch import KERNELS
-from pallas_kernels.runners import jax_runner, to_numpy
-from pallas_kernels.workload import Runner, Workload
+from pallas_kernels.workload import Function, Runner, Workload
 
 RUNS, SECONDS = 10, 5.0  # timed rounds through all implementations: at least so many, and for so long
 TOLERANCES = {  # of the largest number, by dtype and pass
@@ -124,6 +123,24 @@ def relative_error(got: Sequence[Any], want: Sequence[Any]) -> float:
     error = np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs))
     worst = max(worst, float(error) if np.isfinite(error) else float("inf"))
   return worst
+
+
+def to_numpy(x: Any) -> Float[np.ndarray, "..."]:
+  """A JAX array or a torch tensor, of any float type and on any device, in float64."""
+  return np.asarray(x.detach().double().cpu() if hasattr(x, "detach") else x, np.float64)
+
+
+def jax_runner(function: Function) -> Runner:
+  """Runs a function of JAX arrays, or its gradient, compiled."""
+
+  def prepare(inputs: Sequence[Array], cotangents: Sequence[Array] | None) -> Callable[[], Sequence[Any]]:
+    if cotangents is None:
+      forward = jax.jit(function).lower(*inputs).compile()
+      return lambda: jax.block_until_ready(forward(*inputs))
+    gradient = jax.jit(workload.gradient(function)).lower(inputs, cotangents).compile()
+    return lambda: jax.block_until_ready(gradient(inputs, cotangents))[1]
+
+  return prepare
 
 
 def _runners(work: Workload, case) -> dict[str, Runner | str]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import bench, runners, tiles, workload
+from pallas_kernels import bench, tiles, workload
 from pallas_kernels.check import one_line
 from pallas_kernels.dispatch import KERNELS
 
@@ -32,14 +32,14 @@ def tune(op: str, case: str) -> Iterator[Trial]:
   inputs = work.inputs(full, jax.random.key(0))
   xla = work.implementations(full)["xla"]
   arguments = inputs, workload.cotangents(xla, inputs, jax.random.key(1))
-  want = runners.jax_runner(xla)(*arguments)()
+  want = bench.jax_runner(xla)(*arguments)()
   tolerance = bench.TOLERANCES[jnp.dtype(full.dtype).name, "gradient"]
 
   runs: dict[str, Callable[[], Any]] = {}
   named = {str(tiling): tiling for tiling in tilings}
   for name, tiling in named.items():
     try:
-      run = runners.jax_runner(tilings[tiling])(*arguments)
+      run = bench.jax_runner(tilings[tiling])(*arguments)
       error = bench.relative_error(run(), want)
     except Exception as refusal:  # a compiler raises whatever it likes
       yield Trial(tiling, None, one_line(refusal))

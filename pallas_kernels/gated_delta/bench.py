@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from pallas_kernels import runners
+from pallas_kernels import peers as libraries
 from pallas_kernels.gated_delta import api, pallas_gpu, pallas_tpu
 from pallas_kernels.gated_delta import cost as formulas
 from pallas_kernels.workload import Cost, Function, Runner
@@ -75,9 +75,9 @@ def tilings(case: Case, implementation: str) -> tuple[str, Mapping[Any, Function
 
 def peers(case: Case) -> Mapping[str, Runner | str]:
   """Plain torch as transformers ships it, and on an NVIDIA GPU flash-linear-attention's Triton kernels."""
-  found = {"torch, transformers": runners.absent("torch") or runners.absent("transformers") or _transformers(case)}
+  found = {"torch, transformers": libraries.absent("torch") or libraries.absent("transformers") or _transformers(case)}
   if jax.default_backend() == "gpu":
-    found["fla"] = runners.absent("torch") or runners.absent("fla", "pip install flash-linear-attention") or _fla()
+    found["fla"] = libraries.absent("torch") or libraries.absent("fla", "pip install flash-linear-attention") or _fla()
   return found
 
 
@@ -88,7 +88,7 @@ def _transformers(case: Case) -> Runner:
     q = q * case.key_dim**0.5  # it scales the queries itself
     return torch_chunk_gated_delta_rule(q, k, v, log_decay, beta, initial_state=state, output_final_state=True)
 
-  return runners.torch_runner(run)
+  return libraries.torch_runner(run)
 
 
 def _fla() -> Runner:
@@ -97,4 +97,4 @@ def _fla() -> Runner:
   def run(q, k, v, log_decay, beta, state):
     return chunk_gated_delta_rule(q, k, v, log_decay, beta, scale=1.0, initial_state=state, output_final_state=True)
 
-  return runners.torch_runner(run)
+  return libraries.torch_runner(run)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from kairos_jax.cli import main as cli
-from pallas_kernels import bench, check, runners, workload
+from pallas_kernels import bench, check, workload
 from pallas_kernels.check import Row
 from tests.pallas_kernels import toy
 
@@ -69,7 +69,7 @@ def test_bench_prints_times_and_what_is_missing(monkeypatch, capsys):
 
 
 def test_bench_fails_if_a_result_is_wrong(monkeypatch, capsys):
-  monkeypatch.setattr(toy, "peers", lambda case: {"fable": runners.jax_runner(lambda x, w: (x,))})
+  monkeypatch.setattr(toy, "peers", lambda case: {"fable": bench.jax_runner(lambda x, w: (x,))})
   assert cli.main(["kernels", "bench", "--json"]) == 1
   report = json.loads(capsys.readouterr().out)
   assert {result["name"]: result["seconds"] is None for result in report["results"]} == {"fable": True, "xla": False}

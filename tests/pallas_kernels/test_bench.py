@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels import bench, chips, runners, workload
+from pallas_kernels import bench, chips, workload
 from tests.pallas_kernels import toy
 
 CHIP = chips.Chip("measured", "cpu", "toy", flops=1e9, hbm_bytes_per_s=1e9, on_chip_bytes=0)
@@ -29,7 +29,7 @@ def right(x, w):
 
 @pytest.mark.parametrize("pass_name", ["forward", "gradient"])
 def test_what_is_right_is_timed(op, monkeypatch, pass_name):
-  with_peers(monkeypatch, peer=runners.jax_runner(right))
+  with_peers(monkeypatch, peer=bench.jax_runner(right))
   results = {result.name: result for result in bench.measure(op, "cpu", pass_name, CHIP)}
   assert list(results) == ["xla", "peer"]
   cost = workload.cost(toy, toy.CASES["cpu"], pass_name)
@@ -64,7 +64,7 @@ def wrong_when_long(x, w):
   ],
 )
 def test_what_is_wrong_gets_no_time(op, monkeypatch, pass_name, peer):
-  with_peers(monkeypatch, peer=runners.jax_runner(peer))
+  with_peers(monkeypatch, peer=bench.jax_runner(peer))
   results = {result.name: result for result in bench.measure(op, "cpu", pass_name, CHIP)}
   assert results["peer"].seconds is None and results["peer"].roofline is None
   assert results["peer"].error > bench.TOLERANCES["float32", pass_name] and "wrong" in results["peer"].reason
@@ -75,7 +75,7 @@ def test_one_that_fails_does_not_stop_the_others(op, monkeypatch):
   def failing(x, w):
     raise TypeError("no such\n shape")
 
-  with_peers(monkeypatch, peer=runners.jax_runner(failing))
+  with_peers(monkeypatch, peer=bench.jax_runner(failing))
   failed, xla = bench.measure(op, "cpu", "forward", CHIP)
   assert failed == bench.Result("peer", reason="failed: no such shape") and xla.seconds > 0
 

@@ -1,15 +1,12 @@
-"""Makes implementations ready to be timed: ours and other libraries', on the same arrays."""
+"""Runs other libraries' implementations beside ours, on the same arrays."""
 
 import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from pallas_kernels import workload
-from pallas_kernels.workload import Function, Runner
+from pallas_kernels.workload import Runner
 
 INSTALL = 'pip install "kairos-jax[bench]"'
 
@@ -19,24 +16,6 @@ def absent(module: str, install: str = INSTALL) -> str | None:
   if importlib.util.find_spec(module):
     return None
   return f"{module} is not installed; it comes with: {install}"
-
-
-def to_numpy(x: Any) -> Float[np.ndarray, "..."]:
-  """A JAX array or a torch tensor, of any float type and on any device, in float64."""
-  return np.asarray(x.detach().double().cpu() if hasattr(x, "detach") else x, np.float64)
-
-
-def jax_runner(function: Function) -> Runner:
-  """Runs a function of JAX arrays, or its gradient, compiled."""
-
-  def prepare(inputs: Sequence[Array], cotangents: Sequence[Array] | None) -> Callable[[], Sequence[Any]]:
-    if cotangents is None:
-      forward = jax.jit(function).lower(*inputs).compile()
-      return lambda: jax.block_until_ready(forward(*inputs))
-    gradient = jax.jit(workload.gradient(function)).lower(inputs, cotangents).compile()
-    return lambda: jax.block_until_ready(gradient(inputs, cotangents))[1]
-
-  return prepare
 
 
 def torch_runner(function: Callable[..., Sequence[Any]]) -> Runner:
