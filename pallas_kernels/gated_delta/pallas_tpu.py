@@ -216,7 +216,7 @@ def _forward_kernel(q, k, v, log_decay, beta, state, reads, final, *rest, tokens
   _, _, _, count, size = beta.shape
 
   @pl.when(step == 0)
-  def _():
+  def begin():
     memory[...] = state[0]
 
   for kept in states:
@@ -235,7 +235,7 @@ def _forward_kernel(q, k, v, log_decay, beta, state, reads, final, *rest, tokens
   jax.lax.fori_loop(0, count, body, None)
 
   @pl.when(step == pl.num_programs(2) - 1)
-  def _():
+  def finish():
     final[0] = memory[...]
 
 
@@ -249,7 +249,7 @@ def _backward_kernel(
   first = (segments - 1 - step) * count * size
 
   @pl.when(step == 0)
-  def _():
+  def begin():
     d_memory[...] = d_final[0]
 
   memories[0] = states[0, :, 0]
@@ -284,7 +284,7 @@ def _backward_kernel(
   jax.lax.fori_loop(0, count, back, None)
 
   @pl.when(step == segments - 1)
-  def _():
+  def finish():
     d_state[0] = d_memory[...]
 
 

@@ -1,6 +1,7 @@
 """Gated delta rule in chunks: matrix products inside a chunk, one state carried between chunks. Linear in tokens."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,8 @@ def gated_delta(
     state = jnp.zeros((batch, heads, key_dim, v.shape[-1]), jnp.float32)
   state = state.astype(jnp.float32)
   if tokens == 1:
-    reads, state = _one_token(*(x[:, 0].astype(jnp.float32) for x in (q, k, v, log_decay, beta)), state)
+    first = [x[:, 0].astype(jnp.float32) for x in (q, k, v, log_decay, beta)]
+    reads, state = _one_token(first, state)
     return reads[:, None].astype(v.dtype), state
   size = min(chunk, math.ceil(tokens / BLOCK) * BLOCK)
   chunks = math.ceil(tokens / size)
@@ -82,14 +84,10 @@ def _segment(state: Float[Array, "B H K V"], inputs) -> tuple[Float[Array, "B H 
 
 
 def _one_token(
-  q: Float[Array, "B H K"],
-  k: Float[Array, "B H K"],
-  v: Float[Array, "B H V"],
-  log_decay: Float[Array, "B H"],
-  beta: Float[Array, "B H"],
-  state: Float[Array, "B H K V"],
+  inputs: Sequence[Float[Array, "B H ..."]], state: Float[Array, "B H K V"]
 ) -> tuple[Float[Array, "B H V"], Float[Array, "B H K V"]]:
   """A step of the recurrence: the memory is read once for key and query together, and once to be updated."""
+  q, k, v, log_decay, beta = inputs
   decay = jnp.exp(log_decay)[..., None]
   expected, read = decay * jnp.einsum("nbhk,bhkv->nbhv", jnp.stack([k, q]), state)
   correction = beta[..., None] * (v - expected)
