@@ -100,19 +100,18 @@ def make_plans(
     rule, first, total = Rule(rule.radius, dilation, unit="token"), 0, total + padding
   else:
     first = total - frames
-  history = (span.history,) * 2 if isinstance(span.history, int) else (0, total)
-  if span.history_bound is not None and not isinstance(span.history, int):
-    history = 0, min(span.history_bound, total)
-  return tuple(
-    Plan(
-      rule,
-      Rows(frames, tokens, frames if cut.pieces else rule.dilation, query_block, first),
-      Rows(total, key_tokens, total if cut.pieces else rule.dilation, key_block),
-      history,
-      padded=span.start is not None or span.stop is not None,
-    )
-    for query_block, key_block in zip(cut.query, cut.key, strict=True)
-  )
+  if isinstance(span.history, int):
+    history = span.history, span.history
+  else:
+    history = 0, total if span.history_bound is None else min(span.history_bound, total)
+  padded = span.start is not None or span.stop is not None
+  query_units, key_units = (frames, total) if cut.pieces else (rule.dilation, rule.dilation)
+
+  def one(query_block: int, key_block: int) -> Plan:
+    query = Rows(frames, tokens, query_units, query_block, first)
+    return Plan(rule, query, Rows(total, key_tokens, key_units, key_block), history, padded)
+
+  return one(cut.query[0], cut.key[0]), one(cut.query[1], cut.key[1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))

@@ -187,7 +187,7 @@ class _Program(NamedTuple):
 
   @classmethod
   def here(cls, width: int) -> "_Program":
-    return cls(*(pl.program_id(axis) for axis in range(3)), width)
+    return cls(pl.program_id(0), pl.program_id(1), pl.program_id(2), width)
 
   def load(self, ref, block: Array, rows: Rows, *, statistic: bool = False) -> Array:
     """Rows of a block [block width], or a statistic of them [block]; zeros for rows that do not exist."""
@@ -321,11 +321,11 @@ def _visit_all(visit, program: _Program, plan: Plan, blocks, ends, span, start: 
   def partial(step, carry):
     streaming = blocks[stay, step]
     query, key = (stay, streaming) if keys_stream else (streaming, stay)
-    places = (
-      plan.places(rows, number, _shape(plan, rows, streams))
-      for rows, number, streams in ((plan.query, query, not keys_stream), (plan.key, key, keys_stream))
+    mask = plan.sees(
+      plan.places(plan.query, query, _shape(plan, plan.query, not keys_stream)),
+      plan.places(plan.key, key, _shape(plan, plan.key, keys_stream)),
+      bounds,
     )
-    mask = plan.sees(*places, bounds)
     return visit(streaming, mask, carry)
 
   carry = jax.lax.fori_loop(0, ends[stay, 0], whole, start)
