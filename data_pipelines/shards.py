@@ -58,6 +58,8 @@ def write_shards(
       raise KairosError(f"dataset {name!r} has no clips: at least one is required")
     shards = [f"{name}-{i:05d}-of-{len(counts):05d}.array_record" for i in range(len(counts))]
     (folder / MANIFEST).unlink(missing_ok=True)
+    for path in folder.glob(f"{name}-[0-9]*-of-[0-9]*.array_record"):  # of an older dataset, which may have had more
+      path.unlink()
     for path, shard in zip(temporary, shards, strict=True):
       os.replace(path, folder / shard)
   finally:

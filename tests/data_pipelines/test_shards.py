@@ -21,6 +21,12 @@ def test_shards_and_manifest(tmp_path):
   assert [record.clip.caption for record in read(tmp_path)] == [f"clip {i}" for i in range(10)]
 
 
+def test_a_smaller_dataset_leaves_nothing_of_a_larger_one(tmp_path):
+  shards.write_shards((make_clip(i) for i in range(10)), tmp_path, "toy", 4)
+  files = shards.write_shards((make_clip(i) for i in range(3)), tmp_path, "toy", 4)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset.json", *files]
+
+
 def test_statistics_are_over_labelled_entries_of_each_source(tmp_path):
   mask = np.arange(8) < 4
   clips = [
