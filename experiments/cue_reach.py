@@ -1,6 +1,6 @@
 """The whole curriculum on the embedded simulator: physics, hand, robot; the model behind `make demo`.
 
-  kairos data build --out=runs/data --counts=physics:240,hand:240,robot:1000
+  kairos data build --out=runs/data --counts=physics:240,hand:240,robot:2400
   kairos train --config=experiments/cue_reach.py --workdir=runs/cue_reach
 
 Numbers of a run, on 2 CPU cores: docs/results.md.
@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
       actions=8,
     )
   )
-  config.codec = ConfigDict(dict(channels=16))
+  config.codec = ConfigDict(dict(channels=24))
   config.bridge = ConfigDict(dict(vocabulary=512, tokens=16, dim=48, text_dim=64))
 
   config.model = ConfigDict(dict(dtype="float32", remat="none"))
@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
       batch=8,
       accumulate=1,
       text_dropout=0.1,
-      action_weight=4.0,
+      action_weight=2.0,
       action_draws=8,
       ema_decay=0.995,
       explode_factor=20.0,
@@ -73,7 +73,7 @@ def get_config() -> ConfigDict:
     tasks=video_tasks,
     max_history=3,
     crop="random",
-    optimizer=dict(peak_lr=2e-3, weight_decay=0.0),
+    optimizer=dict(peak_lr=4e-3, weight_decay=0.0),
   )
   hand = dict(
     share=0.1,
@@ -83,7 +83,7 @@ def get_config() -> ConfigDict:
     tasks=video_tasks,
     max_history=3,
     crop="random",
-    optimizer=dict(peak_lr=2e-3, weight_decay=0.0),
+    optimizer=dict(peak_lr=4e-3, weight_decay=0.0),
   )
   robot = dict(
     share=0.8,
@@ -93,7 +93,7 @@ def get_config() -> ConfigDict:
     tasks=dict(ti2v=1.0),
     max_history=5,
     crop="anywhere",
-    optimizer=dict(peak_lr=2e-3, weight_decay=1e-2),
+    optimizer=dict(peak_lr=4e-3, weight_decay=1e-2),
   )
   config.stages = ConfigDict(dict(physics=physics, hand=hand, robot=robot))
   return config

@@ -1,6 +1,6 @@
 """Are Stages I and II worth their steps? The curriculum against Stage III alone, at the same total steps.
 
-  kairos data build --out=runs/data --counts=physics:240,hand:240,robot:1000
+  kairos data build --out=runs/data --counts=physics:240,hand:240,robot:2400
   for seed in 0 1 2; do for variant in curriculum robot_only; do
     run=runs/ablation/$variant-$seed
     kairos train --config=experiments/curriculum_ablation.py:$variant --config.seed=$seed --workdir=$run

@@ -7,7 +7,9 @@ import dataclasses
 import functools
 import importlib.util
 import os
+import pathlib
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -52,7 +54,7 @@ class Row:
     target: name of a chip.
     outcome: "lowered" is translated to Triton, whose compiler for the target is not installed.
     reason: why it is not "compiled", in one line.
-    kernels: name of each kernel in the program, and the bytes of on-chip memory that the compiler gave it, if told.
+    kernels: name of each kernel in the program, and the bytes of on-chip memory that the compiler gave it.
     hbm_bytes: least traffic, by formula.
     flops: by formula.
     roofline_seconds: the least time for them on the target.
@@ -65,7 +67,7 @@ class Row:
   target: str
   outcome: Literal["compiled", "lowered", "failed"]
   reason: str
-  kernels: tuple[tuple[str, int | None], ...]
+  kernels: tuple[tuple[str, int], ...]
   hbm_bytes: int
   flops: int
   roofline_seconds: float
@@ -73,8 +75,8 @@ class Row:
 
   @property
   def on_chip_bytes(self) -> int | None:
-    """Of the kernel that takes most."""
-    return max((size for _, size in self.kernels if size is not None), default=None)
+    """Of the kernel that takes most; None if none was compiled."""
+    return max((size for _, size in self.kernels), default=None)
 
 
 def programs(ops: Sequence[str], small: bool) -> list[tuple[str, str, str]]:
@@ -142,8 +144,8 @@ def _compile(chip: Chip, function, arguments):
     return "lowered", f"lowered is translated to Triton only: {reason}", ()
   sharding = SingleDeviceSharding(_device(chip))
   arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
-  compiled = jax.jit(function).trace(*arguments).lower().compile()
-  kernels = tuple(_kernels(compiled.as_text()))
+  lowered = jax.jit(function).trace(*arguments).lower()
+  kernels = tuple((_in_vmem if chip.platform == "tpu" else _in_shared_memory)(lowered))
   if not kernels:
     return "failed", "the compiled program holds no Pallas kernel", ()
   return "compiled", "", kernels
@@ -157,16 +159,33 @@ def _device(chip: Chip):
   else:
     # Nothing is asked of a cloud's metadata server, and other processes may compile at the same time.
     os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1", TPU_LOG_DIR="disabled")
-    for name, value in {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0", "TPU_MIN_LOG_LEVEL": "3"}.items():
+    for name, value in {
+      "TPU_WORKER_HOSTNAMES": "localhost",
+      "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+      "TPU_WORKER_ID": "0",
+      "TPU_MIN_LOG_LEVEL": "3",
+    }.items():
       os.environ.setdefault(name, value)
     topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip.name])
   return topology.devices[0]
 
 
-def _kernels(hlo: str) -> Iterator[tuple[str, int | None]]:
-  """Name and bytes of VMEM of each Pallas kernel in a compiled program; a GPU's compiler does not tell the bytes."""
-  for line in hlo.splitlines():
-    if 'custom_call_target="tpu_custom_call"' in line or 'custom_call_target="__gpu$xla.gpu.triton"' in line:
-      name = re.search(r'op_name="[^"]*?(\w+)\)*/pallas_call', line)
+def _in_vmem(lowered: jax.stages.Lowered) -> Iterator[tuple[str, int]]:
+  """Name and bytes of VMEM of each Pallas kernel."""
+  for line in lowered.compile().as_text().splitlines():
+    if 'custom_call_target="tpu_custom_call"' in line:
       used = re.search(r'"used_scoped_memory_configs":\[{"memory_space":"1","offset":"\d+","size":"(\d+)"}', line)
-      yield name[1] if name else "?", int(used[1]) if used else None
+      yield _pallas_names(line)[0], int(used[1]) if used else 0
+
+
+def _in_shared_memory(lowered: jax.stages.Lowered) -> list[tuple[str, int]]:
+  """Name and bytes of shared memory of each Pallas kernel, which XLA writes down only among its dumps."""
+  with tempfile.TemporaryDirectory() as folder:
+    names = _pallas_names(lowered.compile(compiler_options={"xla_dump_to": folder}).as_text())
+    launches = "".join(path.read_text() for path in pathlib.Path(folder).glob("*.thunk_sequence.txt"))
+  found = re.findall(r"\] (\w+?)(?:__\d+)? grid: .* shared_memory: (\d+) bytes", launches)
+  return [(name, int(size)) for name, size in found if name in names]
+
+
+def _pallas_names(hlo: str) -> list[str]:
+  return re.findall(r'op_name="[^"]*?(\w+)\)*/pallas_call', hlo)

@@ -1,10 +1,9 @@
-"""Runs other libraries' implementations beside ours, on the same arrays and under the same clock."""
+"""Runs other libraries' implementations beside ours, on the same arrays."""
 
 import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 from jaxtyping import Array
 
 from pallas_kernels.workload import Runner
@@ -20,7 +19,7 @@ def absent(module: str, install: str = INSTALL) -> str | None:
 
 
 def torch_runner(function: Callable[..., Sequence[Any]]) -> Runner:
-  """Runs a function of torch tensors on the device that the JAX arrays are on, without copying them."""
+  """Runs a function of torch tensors, or its gradient, on the device that the JAX arrays are on."""
   import torch
 
   def tensor(x: Array, needs_gradient: bool = False):
@@ -37,7 +36,7 @@ def torch_runner(function: Callable[..., Sequence[Any]]) -> Runner:
       if weights is not None:
         results = torch.autograd.grad(results, tensors, weights)
       wait()
-      return [jax.dlpack.from_dlpack(x.detach().contiguous()) for x in results]
+      return results
 
     return run
 

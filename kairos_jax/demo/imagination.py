@@ -39,9 +39,8 @@ def foresight(
 def latency(model: WorldModel, frames: UInt8[np.ndarray, "T H W 3"], repeats: int, steps: int = 10) -> list[Latency]:
   """Milliseconds from four new frames to a chunk of actions: from the memory alone, and denoising the video too."""
   bundle = model.bundle
-  latents = codec_lib.encode(bundle.codec, frames[None])
-  history, new = latents[:, :-1], latents[:, -1:]
-  stream = model.begin(history, model.prefill(frames[:1], INSTRUCTION).context)
+  latents = jax.jit(codec_lib.encode)(bundle.codec, frames[None])
+  stream, new = model.prefill(frames[: -codec_lib.FRAMES], INSTRUCTION), latents[:, -1:]
   state = np.zeros(len(bundle.state.low), np.float32)
 
   def action_only():

@@ -38,9 +38,13 @@ class Scale:
   size: int = 48
 
 
-FULL = Scale(dict(physics=240, hand=240, robot=1000), 100, 64, 30, {})
+FULL = Scale(dict(physics=240, hand=240, robot=2400), 100, 64, 30, {})
 QUICK = Scale(
-  dict(physics=24, hand=24, robot=64), 10, 8, 5, {"train.steps": 60, "train.batch": 8, "train.checkpoint_every": 20}
+  dict(physics=24, hand=24, robot=64),
+  10,
+  8,
+  5,
+  {"train.steps": 40, "train.checkpoint_every": 40, "model.video.layers": ("DSWA", "GATED")},
 )
 
 

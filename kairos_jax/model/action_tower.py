@@ -5,7 +5,6 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Float
 
 from kairos_jax.errors import KairosError
@@ -14,6 +13,7 @@ from kairos_jax.model.config import ActionConfig
 from kairos_jax.model.layers import Block, Mlp, TimeEmbedding, scan_groups
 from kairos_jax.model.memory import FrameCache, layer_name
 from kairos_jax.model.video_tower import Context
+from pallas_kernels.window_attention import Span, action_attention
 
 
 class _ActionGroup(nn.Module):
@@ -41,15 +41,11 @@ class _ActionGroup(nn.Module):
     return x, None
 
 
-def _attend(q, k, v, cache: FrameCache | None, seen: Bool[Array, "#B N"]):
+def _attend(q, k, v, cache: FrameCache | None, seen: Span):
   """Actions read each other and, beside an attention layer, the history frames that are `seen`."""
   if cache is None:
     return jax.nn.dot_product_attention(q, k, v)
-  tokens = cache.k.shape[2]
-  k, v = (jnp.concatenate([rearrange(x, "b f l h d -> b (f l) h d"), y], 1) for x, y in ((cache.k, k), (cache.v, v)))
-  mask = jnp.concatenate([repeat(seen, "b f -> b (f l)", l=tokens), jnp.ones((seen.shape[0], q.shape[1]), bool)], 1)
-  mask = jnp.broadcast_to(mask, (q.shape[0], mask.shape[1]))
-  return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
+  return action_attention(q, k, v, cache.k, cache.v, seen)
 
 
 class ActionTower(nn.Module):
@@ -74,13 +70,13 @@ class ActionTower(nn.Module):
     timestep: Float[Array, "B"],
     context: Context,
     video: dict[str, FrameCache],
-    seen: Bool[Array, "#B N"],
+    seen: Span,
   ) -> Float[Array, "B A action_dim"]:
     """Velocity of the actions at noise level `timestep` (0 .. 1000).
 
     Args:
       video: keys and values of N history frames, per attention layer of the video tower's group.
-      seen: which of those frames hold history.
+      seen: its `start` and `stop` bound those frames that hold history.
 
     Raises:
       KairosError: actions of another width than `action_dim`.

@@ -70,7 +70,6 @@ class GatedDeltaNet(nn.Module):
 
 
 def l2_normalise(x: Float[Array, "*B K"]) -> Float[Array, "*B K"]:
-  """To length 1, with the reference's epsilon."""
   """Unit length in float32, with the reference's epsilon under the root."""
   x = x.astype(jnp.float32)
   return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-6)

@@ -17,6 +17,7 @@ from kairos_jax.model.action_tower import ActionTower
 from kairos_jax.model.config import MixtureConfig
 from kairos_jax.model.memory import Memory
 from kairos_jax.model.video_tower import Context, VideoTower, history_frames
+from pallas_kernels.window_attention import Span
 
 
 class WorldActionModel(nn.Module):
@@ -66,9 +67,9 @@ class WorldActionModel(nn.Module):
     context: Context,
   ) -> Float[Array, "B A action_dim"]:
     """Velocity of an action chunk, from the memory alone: the policy's path."""
-    cache = next(iter(memory.action.values()), None)
-    frames = 0 if cache is None else cache.frames
-    seen = jnp.arange(frames)[None] >= jnp.maximum(frames - memory.position, 0)
+    seen = Span()
+    if cache := next(iter(memory.action.values()), None):
+      seen = Span(start=memory_lib.first_frame(cache, memory.position)[None])
     return self.action(actions, timestep, context, memory.action, seen)
 
   def denoise_joint(
@@ -103,8 +104,7 @@ class WorldActionModel(nn.Module):
         action_context = _repeat(action_context, draws, axis=0)
     if action_history is None:
       action_history = jnp.repeat(jnp.broadcast_to(jnp.asarray(history), latents.shape[:1]), draws)
-    seen = jnp.arange(most) < action_history[:, None]
-    return velocity, self.action(actions, action_timestep, action_context, video, seen)
+    return velocity, self.action(actions, action_timestep, action_context, video, Span(stop=action_history))
 
   def with_state(
     self,

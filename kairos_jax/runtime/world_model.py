@@ -11,7 +11,6 @@ Example:
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import flax.struct
 import jax
@@ -62,6 +61,7 @@ class WorldModel:
     self.bundle = bundle
     self.model = WorldActionModel(bundle.mixture)
     self.bridge = TextBridge(bundle.bridge)
+    self._begin = jax.jit(self._begin_fn)
     self._extend = jax.jit(lambda *args: self.model.apply({"params": args[0]}, *args[1:], method="extend"))
     self._act = jax.jit(self._act_fn, static_argnames=("steps",))
     self._imagine = jax.jit(self._imagine_fn, static_argnames=("count", "steps", "shape"))
@@ -79,12 +79,7 @@ class WorldModel:
     if len(texts) != len(latents):
       raise KairosError(f"{len(texts)} instructions for {len(latents)} episodes; give one, or one each")
     ids = np.stack([self.bridge.tokenize(text) for text in texts])
-    context: Any = self.bridge.apply({"params": self.bundle.params["bridge"]}, ids)
-    return self.begin(latents, context)
-
-  def begin(self, latents: Float[Array, "B N h w C"], context: Context) -> Stream:
-    """`prefill` of frames already encoded and a context already embedded."""
-    memory = self._extend(self.bundle.params, None, latents, context)
+    memory, context = self._begin(self.bundle.params, latents, ids)
     return Stream(memory, context, (latents.shape[2], latents.shape[3]))
 
   def extend(self, stream: Stream, frames: Frames) -> Stream:
@@ -129,9 +124,12 @@ class WorldModel:
     return actions if np.ndim(state) == 2 else actions[0]
 
   def imagine(
-    self, stream: Stream, frames: int = 16, *, seed: int = 0, steps: int = 10
+    self, stream: Stream, frames: int = 16, *, seed: int = 0, steps: int = 4
   ) -> UInt8[np.ndarray, "B T H W 3"]:
     """The next `frames` frames as the model expects them.
+
+    Args:
+      steps: denoising steps; few give what is expected on average, many a sharper sample (docs/results.md).
 
     Raises:
       KairosError: not a multiple of 4 frames.
@@ -141,7 +139,7 @@ class WorldModel:
     latents = self.imagine_latents(stream, frames // FRAMES_PER_LATENT, seed=seed, steps=steps)
     return self.decode_next(latents)
 
-  def imagine_latents(self, stream: Stream, count: int, *, seed: int = 0, steps: int = 10) -> Float[Array, "B N h w C"]:
+  def imagine_latents(self, stream: Stream, count: int, *, seed: int = 0, steps: int = 4) -> Float[Array, "B N h w C"]:
     """The next `count` latent frames."""
     return self._imagine(
       self.bundle.params,
@@ -156,6 +154,10 @@ class WorldModel:
   def decode_next(self, latents: Float[Array, "B N h w C"]) -> UInt8[np.ndarray, "B T H W 3"]:
     """The pixels of latents that continue a video."""
     return to_uint8(self._decode_next(self.bundle.codec, latents))
+
+  def _begin_fn(self, params, latents, ids):
+    context = self.bridge.apply({"params": params["bridge"]}, ids)
+    return self.model.apply({"params": params}, None, latents, context, method="extend"), context
 
   def _act_fn(self, params, memory, context, state, key, *, steps):
     context = self.model.apply({"params": params}, context, state, method="with_state")

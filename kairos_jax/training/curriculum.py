@@ -3,7 +3,6 @@
 Source: Kairos section 3 (CEDC): I physics and II human behaviour train the video tower alone, III the robot both.
 """
 
-import functools
 import itertools
 from pathlib import Path
 from typing import Any
@@ -158,14 +157,20 @@ def mixture_config(config: ConfigDict, *, with_actions: bool) -> MixtureConfig:
 
 def _grow(params: Params | None, mixture: MixtureConfig, bridge: TextBridge, key: jax.Array) -> Params:
   """The last stage's weights, with whatever is new in this one."""
-  model_key, bridge_key = jax.random.split(key)
-  fresh = jax.jit(functools.partial(init_params, mixture))(model_key)
-  if params is None:
-    ids = jnp.zeros((1, bridge.config.tokens), jnp.int32)
-    return {**fresh, "bridge": bridge.init(bridge_key, ids)["params"]}
-  if "action" in fresh and "action" not in params:
-    fresh["action"] = interpolate_video(params["video"], fresh["action"], mixture.video)
-  return {**fresh, **params}
+  params = params or {}
+  parts = ("bridge", "video", "action") if mixture.action else ("bridge", "video")
+  new = [name for name in parts if name not in params]
+
+  @jax.jit
+  def fresh(key: jax.Array, video: Params | None) -> Params:
+    model_key, bridge_key = jax.random.split(key)
+    tree = init_params(mixture, model_key)
+    tree["bridge"] = bridge.init(bridge_key, jnp.zeros((1, bridge.config.tokens), jnp.int32))["params"]
+    if "action" in new and video is not None:
+      tree["action"] = interpolate_video(video, tree["action"], mixture.video)
+    return {name: tree[name] for name in new}
+
+  return {**params, **fresh(key, params.get("video"))} if new else params
 
 
 def _loop_config(config: ConfigDict, stage: ConfigDict, steps: int) -> ConfigDict:

@@ -2,9 +2,15 @@
 
 from jaxtyping import Array, Float
 
-from pallas_kernels.gated_delta import reference, xla
+from pallas_kernels import dispatch
+from pallas_kernels.gated_delta import pallas_gpu, pallas_tpu, reference, xla
 
-IMPLEMENTATIONS = {"reference": reference.gated_delta, "xla": xla.gated_delta}
+IMPLEMENTATIONS = {
+  "reference": reference.gated_delta,
+  "xla": xla.gated_delta,
+  "pallas_tpu": pallas_tpu.gated_delta,
+  "pallas_gpu": pallas_gpu.gated_delta,
+}
 
 
 def gated_delta(
@@ -15,7 +21,7 @@ def gated_delta(
   beta: Float[Array, "B T H"],
   state: Float[Array, "B H K V"] | None = None,
   *,
-  implementation: str = "xla",
+  implementation: str | None = None,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
   """Reads and corrects an associative memory, one token after the other.
 
@@ -25,18 +31,19 @@ def gated_delta(
     log_decay: at most 0; 0 keeps everything.
     beta: share of the error that is corrected, in [0, 1]; 0 writes nothing.
     state: memory before the first token; zeros if None.
-    implementation: "xla" (chunked, linear cost) or "reference" (token by token).
+      None: the platform's kernel where it can, else "xla".
 
   Returns:
     The reads in the dtype of `v`, and the memory after the last token in float32.
 
   Raises:
-    ValueError: shapes do not agree, or the implementation is unknown.
+    ValueError: shapes do not agree.
+    Unsupported: the implementation is unknown, or was named and cannot do this.
   """
   if q.shape != k.shape or v.shape[:3] != k.shape[:3] or log_decay.shape != k.shape[:3] or beta.shape != k.shape[:3]:
     shapes = ", ".join(str(x.shape) for x in (q, k, v, log_decay, beta))
     raise ValueError(f"gated_delta: q, k, v, log_decay, beta must agree in [B T H]; got {shapes}")
-  if implementation not in IMPLEMENTATIONS:
-    raise ValueError(f"gated_delta: implementation is {implementation!r}; allowed: {', '.join(IMPLEMENTATIONS)}")
-  reads, state = IMPLEMENTATIONS[implementation](q, k, v, log_decay, beta, state)
-  return reads.astype(v.dtype), state
+  if implementation is None and k.shape[1] == 1:
+    implementation = "xla"  # a rank-one update, limited by the memory's traffic; a kernel would pad it to a chunk
+  inputs = (q, k, v, log_decay, beta, state)
+  return dispatch.run("gated_delta", IMPLEMENTATIONS, implementation, *inputs)

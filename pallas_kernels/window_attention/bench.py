@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -93,11 +93,13 @@ def peers(case: Case) -> Mapping[str, workload.Runner | str]:
   on_gpu = jax.default_backend() == "gpu"
   no_torch = libraries.absent("torch")
   found: dict[str, workload.Runner | str] = {
-    "jax_dot_product": bench.jax_runner(functools.partial(_jax_attention, case, None)),
+    "jax_dot_product": bench.jax_runner(functools.partial(_jax_attention, case, jax.nn.dot_product_attention)),
     "torch_sdpa": no_torch or libraries.torch_runner(functools.partial(_torch_attention, case)),
   }
   if on_gpu:
-    found["jax_cudnn"] = bench.jax_runner(functools.partial(_jax_attention, case, "cudnn"))
+    cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    found["jax_cudnn"] = bench.jax_runner(functools.partial(_jax_attention, case, cudnn))
+    found["tokamax"] = libraries.absent("tokamax", "pip install tokamax") or _tokamax(case)
     found["torch_flex"] = no_torch or libraries.torch_runner(functools.partial(_torch_flex, case))
   return found
 
@@ -129,11 +131,17 @@ def _rows(concatenate, inputs):
   return q, concatenate([video_k, k], 1), concatenate([video_v, v], 1)
 
 
-def _jax_attention(case: Case, implementation, *inputs):
+def _jax_attention(case: Case, attend: Callable[..., Array], *inputs):
   q, k, v = _rows(jnp.concatenate, inputs)
   mask = _mask(case)
   mask = None if mask is None else jnp.asarray(mask)[None, None]
-  return (jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation).reshape(inputs[0].shape),)
+  return (attend(q, k, v, mask=mask).reshape(inputs[0].shape),)
+
+
+def _tokamax(case: Case) -> workload.Runner:
+  import tokamax
+
+  return bench.jax_runner(functools.partial(_jax_attention, case, tokamax.dot_product_attention))
 
 
 def _torch_attention(case: Case, *inputs):

@@ -57,9 +57,9 @@ def _token_level(q, k, v, rule: Rule):
 
 
 def _attend(q, k, v, mask):
-  tokens = q.shape[2]
-  dtype = jnp.promote_types(q.dtype, jnp.float32)
-  q, k, v = (rearrange(x, "b f l h d -> b (f l) h d").astype(dtype) for x in (q, k, v))
+  tokens, dtype = q.shape[2], q.dtype
+  wide = jnp.promote_types(dtype, jnp.float32)
+  q, k, v = (rearrange(x, "b f l h d -> b (f l) h d").astype(wide) for x in (q, k, v))
   logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
   out = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(jnp.where(mask, logits, -1e30)), v)
-  return rearrange(out, "b (f l) h d -> b f l h d", l=tokens)
+  return rearrange(out, "b (f l) h d -> b f l h d", l=tokens).astype(dtype)

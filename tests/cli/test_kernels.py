@@ -35,7 +35,7 @@ def outcomes(monkeypatch):
 def test_check_prints_a_line_a_program(outcomes, capsys):
   assert cli.main(["kernels", "check", "--targets=v5e,sm90"]) == 0
   out = capsys.readouterr().out
-  assert out.count("toy ") == 4 and out.count("3.0 of 128") == 2 and "compiled in 0.5 s" in out
+  assert out.count("toy ") == 4 and out.count("3,072 of 131,072") == 2 and "compiled in 0.5 s" in out
   assert out.count("no CUDA plugin") == 1 and "2 compiled, 2 lowered" in out and "4.00" in out
 
 

@@ -71,6 +71,15 @@ def test_what_is_wrong_gets_no_time(op, monkeypatch, pass_name, peer):
   assert results["xla"].seconds > 0
 
 
+def test_one_that_fails_does_not_stop_the_others(op, monkeypatch):
+  def failing(x, w):
+    raise TypeError("no such\n shape")
+
+  with_peers(monkeypatch, peer=bench.jax_runner(failing))
+  failed, xla = bench.measure(op, "cpu", "forward", CHIP)
+  assert failed == bench.Result("peer", reason="failed: no such shape") and xla.seconds > 0
+
+
 def test_an_absent_peer_is_one_line(op, monkeypatch):
   with_peers(monkeypatch, peer="fable is not installed; it comes with: pip install fable")
   *_, xla = results = list(bench.measure(op, "cpu", "forward", CHIP))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels import check, chips, workload
 from tests.pallas_kernels import toy
@@ -30,6 +31,17 @@ def without(monkeypatch, package):
 
 @needs_libtpu
 @pytest.mark.tpu_backend
+@pytest.mark.parametrize("target", ["v5e", "v6e"])
+@pytest.mark.parametrize("op", list(workload.OPS))
+def test_our_kernels_compile(op, target):
+  case = check.programs([op], small=True)[0][1]
+  row = check.check(target, op, case, "gradient")
+  assert row.outcome == "compiled", row.reason
+  assert 0 < row.on_chip_bytes <= chips.CHIPS[target].on_chip_bytes
+
+
+@needs_libtpu
+@pytest.mark.tpu_backend
 @pytest.mark.parametrize("target", ["v5e", "v6e", "tpu7x"])
 def test_a_kernel_is_compiled_forward_and_backward(op, target):
   forward, gradient = (check.check(target, op, "4k", pass_name) for pass_name in check.PASSES)
@@ -44,16 +56,21 @@ def test_a_kernel_is_compiled_forward_and_backward(op, target):
   assert forward.roofline_seconds == chips.roofline_seconds(chips.CHIPS[target], forward.flops, forward.hbm_bytes) > 0
 
 
+@pytest.mark.skipif(check.missing("sm90") is not None, reason=check.missing("sm90") or "")
+def test_a_kernel_is_compiled_for_a_gpu(op):
+  row = check.check("sm90", op, "4k", "gradient")
+  assert row.outcome == "compiled", row.reason
+  assert [name for name, _ in row.kernels] == ["toy_product"] * 2
+  assert all(0 < size <= chips.CHIPS["sm90"].on_chip_bytes for _, size in row.kernels)
+
+
 @needs_libtpu
 @pytest.mark.tpu_backend
 def test_a_kernel_that_does_not_fit_says_so_in_one_line(op, monkeypatch):
   def greedy(x, w):
-    whole = pl.BlockSpec((4096, 8192), lambda: (0, 0))
-    copy = lambda x_ref, y_ref: y_ref.__setitem__(..., x_ref[...])  # noqa: E731
-    x = jnp.zeros((4096, 8192), x.dtype) + x[0, 0]
-    return (
-      pl.pallas_call(copy, in_specs=[whole], out_specs=whole, out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype))(x),
-    )
+    copy = lambda x_ref, y_ref, _: y_ref.__setitem__(..., x_ref[...])  # noqa: E731
+    like, scratch = jax.ShapeDtypeStruct(x.shape, x.dtype), [pltpu.VMEM((256 << 20,), jnp.int8)]
+    return (pl.pallas_call(copy, out_shape=like, scratch_shapes=scratch)(x),)
 
   monkeypatch.setattr(toy, "implementations", lambda case: {"pallas_tpu": greedy})
   row = check.check("v5e", op, "4k", "forward")

@@ -1,5 +1,9 @@
-from tests.pallas_kernels.gated_delta.base import GatedDeltaTest
+from pallas_kernels.gated_delta import reference
+from tests.pallas_kernels.gated_delta.base import GatedDeltaTest, assert_linear
 
 
 class TestReference(GatedDeltaTest):
-  implementation = "reference"
+  fn = staticmethod(reference.gated_delta)
+
+  def test_cost_is_linear(self):
+    assert_linear(self.fn)

@@ -4,15 +4,18 @@ import jax
 import numpy as np
 
 from pallas_kernels.gated_delta import xla
-from tests.pallas_kernels.gated_delta.base import GatedDeltaTest, compiled, draw, single
+from tests.pallas_kernels.gated_delta.base import GatedDeltaTest, assert_linear, single
 
 
 class TestXla(GatedDeltaTest):
-  implementation = "xla"
+  fn = staticmethod(xla.gated_delta)
 
   def test_chunk_size_does_not_matter(self):
-    inputs = single(draw(65))
+    inputs = single(self.draw(65))
     reads, state = jax.jit(functools.partial(xla.gated_delta, chunk=16))(*inputs)
-    want, final = compiled("xla")(*inputs)
+    want, final = self.run(*inputs)
     np.testing.assert_allclose(reads, want, atol=1e-5)
     np.testing.assert_allclose(state, final, atol=1e-5)
+
+  def test_cost_is_linear(self):
+    assert_linear(self.fn)

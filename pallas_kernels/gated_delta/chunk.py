@@ -1,0 +1,235 @@
+"""One chunk of one head, forward and backward, as products of whole matrices: the arithmetic that the kernels share.
+
+With G the decay since the chunk began, D_ij = G_i / G_j for i >= j, and S the memory at its start:
+
+    A = I + tril(beta_i k_i.k_j D_ij, -1)    P = tril(q_i.k_j D_ij)
+    e = v - G k S                            what the memory gets wrong, before this chunk's own corrections
+    u = A^-1 (beta e)                        corrections
+    o = G q S + P u                          reads
+    S' = G_C S + (G_C/G k)^T u
+
+Source: Gated DeltaNet (arXiv 2412.06464), section 3.3.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# Rows that are eliminated one by one; between blocks of so many, matrix products.
+BLOCK = 16
+
+
+class Decay(NamedTuple):
+  """Decays inside a chunk: from its start to token i, from i to its end, over all of it, and from token j to i >= j."""
+
+  start: Float[Array, "C 1"]
+  end: Float[Array, "C 1"]
+  whole: Float[Array, "1 1"]
+  between: Float[Array, "C C"]
+
+
+class Gradients(NamedTuple):
+  """Of one chunk; `log_decay` is the gradient of the accumulated log-decay, in columns as `beta`."""
+
+  q: Float[Array, "C K"]
+  k: Float[Array, "C K"]
+  v: Float[Array, "C V"]
+  log_decay: Float[Array, "C 1"]
+  beta: Float[Array, "C 1"]
+  state: Float[Array, "K V"]
+
+
+def products(dtype) -> tuple[Callable[..., Array], Callable[..., Array], Callable[..., Array]]:
+  """Matrix products a b, a b^T and a^T b with operands in `dtype`, accumulated in float32.
+
+  float32 operands are multiplied as float32, which a TPU does in six passes of bfloat16.
+  """
+  precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+
+  def product(contract_a, contract_b):
+    dims = (((contract_a,), (contract_b,)), ((), ()))
+    return lambda a, b: jax.lax.dot_general(
+      a.astype(dtype), b.astype(dtype), dims, precision=precision, preferred_element_type=jnp.float32
+    )
+
+  return product(1, 0), product(1, 1), product(0, 0)
+
+
+def indices(size: int) -> tuple[Array, Array]:
+  """Row and column index of each element of a square matrix."""
+  return tuple(jax.lax.broadcasted_iota(jnp.int32, (size, size), axis) for axis in (0, 1))
+
+
+def column(row: Float[Array, "1 C"]) -> Float[Array, "C 1"]:
+  """Turns a row, without a transpose: a sum over one element and zeros is exact."""
+  i, j = indices(row.shape[1])
+  return jnp.sum(jnp.where(i == j, row, 0.0), axis=1, keepdims=True)
+
+
+def row(column: Float[Array, "C 1"]) -> Float[Array, "1 C"]:
+  """Inverse of `column`."""
+  i, j = indices(column.shape[0])
+  return jnp.sum(jnp.where(i == j, column, 0.0), axis=0, keepdims=True)
+
+
+def decay(log_column: Float[Array, "C 1"], log_row: Float[Array, "1 C"], log_last: Float[Array, "1 1"]) -> Decay:
+  """From the log-decay accumulated since the start of the chunk: both ways round, and that of its last token."""
+  i, j = indices(log_row.shape[1])
+  # Masked before exp: above the diagonal the exponent is positive and may overflow.
+  between = jnp.exp(jnp.where(i >= j, log_column - log_row, -jnp.inf))
+  return Decay(jnp.exp(log_column), jnp.exp(log_last - log_column), jnp.exp(log_last), between)
+
+
+def strictly_lower(x: Float[Array, "C C"]) -> Float[Array, "C C"]:
+  """Zero on the diagonal and above."""
+  i, j = indices(x.shape[0])
+  return jnp.where(i > j, x, 0.0)
+
+
+def factor(strict: Float[Array, "C C"], dtype) -> Float[Array, "C C"]:
+  """Factors I + strict = X^-1 (I + W) with X made of blocks on the diagonal and W of those below; returns X + W.
+
+  The blocks are inverted row by row, all at once, side by side. No power of one is formed: with keys alike, as
+  neighbouring tokens have them, those grow and cancel.
+  """
+  nn, *_ = products(dtype)
+  size, rows = strict.shape[0], min(BLOCK, strict.shape[0])
+  i, j = indices(size)
+  inside = (i ^ j) < rows
+  blocks = jnp.where(inside, strict, 0.0).reshape(-1, rows, size).sum(0)
+  i, j = i[:rows], j[:rows]
+  inverses = jnp.where(i == j & (rows - 1), 1.0, 0.0)
+  for n in range(rows - 1):
+    factor = jnp.take_along_axis(blocks, (j & ~(rows - 1)) + n, axis=1)
+    inverses = inverses - factor * inverses[n : n + 1]
+  diagonal = jnp.where(inside, jnp.concatenate([inverses] * (size // rows)), 0.0)
+  return diagonal + nn(diagonal, jnp.where(inside, 0.0, strict))
+
+
+def solve(factors: Float[Array, "C C"], targets: Float[Array, "C V"], dtype) -> Float[Array, "C V"]:
+  """(I + strict)^-1 targets, by substitution over blocks of rows."""
+  nn, *_ = products(dtype)
+  rest = nn(_diagonal(factors), targets)
+  solved = rest[:BLOCK]
+  for start in range(BLOCK, factors.shape[0], BLOCK):
+    block = rest[start : start + BLOCK] - nn(factors[start : start + BLOCK, :start], solved)
+    solved = jnp.concatenate([solved, block])
+  return solved
+
+
+def solve_transposed(factors: Float[Array, "C C"], targets: Float[Array, "C V"], dtype) -> Float[Array, "C V"]:
+  """(I + strict)^-T targets, from the last block of rows to the first."""
+  *_, tn = products(dtype)
+  solved = targets[-BLOCK:]
+  for stop in range(factors.shape[0] - BLOCK, 0, -BLOCK):
+    block = targets[stop - BLOCK : stop] - tn(factors[stop:, stop - BLOCK : stop], solved)
+    solved = jnp.concatenate([block, solved])
+  return tn(_diagonal(factors), solved)
+
+
+def _diagonal(factors):
+  i, j = indices(factors.shape[0])
+  return jnp.where((i ^ j) < BLOCK, factors, 0.0)
+
+
+def answers(k: Float[Array, "C K"], gates: Decay) -> Float[Array, "C C"]:
+  """What token i reads of what token j < i wrote: tril(k_i.k_j D_ij, -1)."""
+  _, nt, _ = products(k.dtype)
+  return strictly_lower(nt(k, k) * gates.between)
+
+
+def write(
+  k: Float[Array, "C K"], corrections: Float[Array, "C V"], gates: Decay, state: Float[Array, "K V"]
+) -> Float[Array, "K V"]:
+  """The memory after the chunk."""
+  *_, tn = products(k.dtype)
+  return gates.whole * state + tn(k, gates.end * corrections)
+
+
+def forward(
+  q: Float[Array, "C K"],
+  k: Float[Array, "C K"],
+  v: Float[Array, "C V"],
+  gates: Decay,
+  beta: Float[Array, "C 1"],
+  state: Float[Array, "K V"],
+) -> tuple[Float[Array, "C V"], Float[Array, "K V"]]:
+  """Reads of the chunk, and the memory after it, in float32."""
+  nn, nt, _ = products(k.dtype)
+  size = k.shape[0]
+  # The memory is the operand that is slow to load into a matrix unit: both read it at once.
+  from_state = nn(jnp.concatenate([k, q]), state)
+  errors = v.astype(jnp.float32) - gates.start * from_state[:size]
+  system = beta * answers(k, gates)
+  corrections = solve(factor(system, k.dtype), beta * errors, k.dtype)
+  reads = gates.start * from_state[size:] + nn(nt(q, k) * gates.between, corrections)
+  return reads, write(k, corrections, gates, state)
+
+
+def recompute(
+  k: Float[Array, "C K"],
+  v: Float[Array, "C V"],
+  gates: Decay,
+  beta: Float[Array, "C 1"],
+  state: Float[Array, "K V"],
+) -> tuple[Float[Array, "C C"], Float[Array, "C V"], Float[Array, "K V"]]:
+  """What `backward` wants of a chunk: the block inverses of A, and e; and the memory after it."""
+  nn, *_ = products(k.dtype)
+  system = beta * answers(k, gates)
+  factors = factor(system, k.dtype)
+  errors = v.astype(jnp.float32) - gates.start * nn(k, state)
+  corrections = solve(factors, beta * errors, k.dtype)
+  return factors, errors, write(k, corrections, gates, state)
+
+
+def backward(
+  q: Float[Array, "C K"],
+  k: Float[Array, "C K"],
+  gates: Decay,
+  beta: Float[Array, "C 1"],
+  state: Float[Array, "K V"],
+  factors: Float[Array, "C C"],
+  errors: Float[Array, "C V"],
+  d_reads: Float[Array, "C V"],
+  d_state: Float[Array, "K V"],
+) -> Gradients:
+  """Gradients to the chunk's inputs, from those of its reads and of the memory after it."""
+  nn, nt, tn = products(k.dtype)
+  size = k.shape[0]
+  scores, answer = nt(q, k) * gates.between, answers(k, gates)
+  corrections = solve(factors, beta * errors, k.dtype)
+
+  d_corrections = tn(scores, d_reads) + gates.end * nn(k, d_state)
+  d_targets = solve_transposed(factors, d_corrections, k.dtype)  # of beta e
+  d_errors = beta * d_targets
+  # k enters as the token that reads (on the left of D) and as the one that is read (on its right).
+  from_state = nt(jnp.concatenate([d_reads.astype(k.dtype), d_errors.astype(k.dtype)]), state)
+  d_scores = nt(d_reads, corrections) * gates.between
+  d_system = nt(d_targets, corrections)
+  d_answer = strictly_lower(beta * d_system * gates.between)
+  d_q = gates.start * from_state[:size] + nn(d_scores, k)
+  d_left = -gates.start * from_state[size:] - nn(d_answer, k)
+  d_end = gates.end * nt(corrections, d_state)
+  d_right = tn(d_scores, q) - tn(d_answer, k) + d_end
+
+  d_beta = _rows(d_targets * errors) - _rows(d_system * answer)
+  # Each decay D_ij = G_i / G_j scales what stands left of it with token i and what stands right with 1 / token j.
+  q, k = q.astype(jnp.float32), k.astype(jnp.float32)
+  d_log = _rows(q * d_q + k * (d_left - d_right))
+  d_last = gates.whole * _sum(state * d_state) + _sum(k * d_end)
+  last = jax.lax.broadcasted_iota(jnp.int32, d_log.shape, 0) == size - 1
+  d_memory = gates.whole * d_state + tn(
+    jnp.concatenate([q, k]), jnp.concatenate([gates.start * d_reads.astype(jnp.float32), -gates.start * d_errors])
+  )
+  return Gradients(d_q, d_left + d_right, d_errors, d_log + jnp.where(last, d_last, 0.0), d_beta, d_memory)
+
+
+def _rows(x):
+  return jnp.sum(x, axis=1, keepdims=True)
+
+
+def _sum(x):
+  return jnp.sum(_rows(x), axis=0, keepdims=True)

@@ -1,0 +1,392 @@
+"""Gated delta rule on a GPU, by Triton: what needs no memory for all chunks at once, then a walk over the chunks.
+
+A program of a walk keeps in registers the memory of one head and `VALUES` of its columns, which never meet the other
+columns. The backward pass walks forward once more and keeps the memory at every chunk, walks back with the memory's
+gradient, keeps it too, and then takes all chunks at once.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+from jaxtyping import Array, Float
+
+from pallas_kernels import tiles as tiles_table
+from pallas_kernels.dispatch import Unsupported
+from pallas_kernels.gated_delta import chunk
+
+CHUNK = 64
+BLOCK = 16  # the smallest product of a tensor core
+ON_CHIP_BYTES = 227 << 10  # of shared memory, and about as much of registers: what an SM of an H100 has of each
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+  """What one program takes.
+
+  Attributes:
+    columns: of the memory, where a program walks; more of them share the reads of q and k, and fill more registers.
+    rows: of the memory, where all chunks are taken at once.
+    warps: of a walk.
+  """
+
+  columns: int = 64
+  rows: int = 64
+  warps: int = 8
+
+
+def gated_delta(
+  q: Float[Array, "B T H K"],
+  k: Float[Array, "B T H K"],
+  v: Float[Array, "B T H V"],
+  log_decay: Float[Array, "B T H"],
+  beta: Float[Array, "B T H"],
+  state: Float[Array, "B H K V"] | None = None,
+  *,
+  tiles: Tiles | None = None,
+  interpret: bool = False,
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+  """Same contract as `api.gated_delta`; matrix products take their operands in the dtype of `v`.
+
+  Args:
+    tiles: None: as tuned for the device, or the first of `candidates`.
+    interpret: run in Pallas' interpreter instead of on a GPU.
+
+  Raises:
+    Unsupported: K is no power of two from 16 to 256, V none from 16, or `v` neither float32 nor bfloat16.
+  """
+  batch, tokens, heads, key_dim = k.shape
+  value_dim = v.shape[-1]
+  if not BLOCK <= key_dim <= 256 or key_dim & (key_dim - 1):
+    raise Unsupported(f"gated_delta: K is {key_dim}; allowed: powers of two from {BLOCK} to 256")
+  if value_dim < BLOCK or value_dim & (value_dim - 1):
+    raise Unsupported(f"gated_delta: V is {value_dim}; allowed: powers of two from {BLOCK}")
+  if v.dtype not in (jnp.float32, jnp.bfloat16):
+    raise Unsupported(f"gated_delta: dtype is {v.dtype}; allowed: float32, bfloat16")
+
+  def gates(x):  # padding has log_decay = beta = 0: it neither forgets nor writes
+    x = jnp.pad(x.astype(jnp.float32), ((0, 0), (0, -tokens % CHUNK), (0, 0)))
+    return rearrange(x, "b (n c) h -> b h n c", c=CHUNK)
+
+  if state is None:
+    state = jnp.zeros((batch, heads, key_dim, value_dim), jnp.float32)
+  q, k = q.astype(v.dtype), k.astype(v.dtype)
+  tiles = tiles or _pick_tiles(heads, key_dim, value_dim, v.dtype)
+  return _rule(tiles, interpret, q, k, v, jnp.cumsum(gates(log_decay), axis=-1), gates(beta), state.astype(jnp.float32))
+
+
+def on_chip_bytes(tiles: Tiles, key_dim: int, value_dim: int, dtype) -> int:
+  """Shared memory of a walk, which takes the most: q, k, P, A^-1, and the operands made of v and of the memory."""
+  columns = min(tiles.columns, value_dim)
+  return jnp.dtype(dtype).itemsize * (2 * CHUNK * key_dim + 2 * CHUNK**2 + (2 * CHUNK + key_dim) * columns)
+
+
+def candidates(heads: int, key_dim: int, value_dim: int, dtype) -> list[Tiles]:
+  """Tiles whose operands fit into shared memory, and the memory itself into half of the registers."""
+  del heads  # each has programs of its own
+  tilings = [Tiles(columns, 64, warps) for columns in (64, 32, 128, 16) for warps in (8, 4)]
+  return [
+    tiles
+    for tiles in tilings
+    if on_chip_bytes(tiles, key_dim, value_dim, dtype) <= ON_CHIP_BYTES
+    and 4 * key_dim * tiles.columns <= 128 * 4 * 32 * tiles.warps
+  ]
+
+
+def tile_key(key_dim: int, value_dim: int, dtype) -> str:
+  """In `tiles.json`."""
+  return f"K{key_dim}-V{value_dim}-{jnp.dtype(dtype).name}"
+
+
+def _pick_tiles(heads: int, key_dim: int, value_dim: int, dtype) -> Tiles:
+  tuned = tiles_table.lookup("gated_delta", jax.devices()[0].device_kind, tile_key(key_dim, value_dim, dtype))
+  return Tiles(**tuned) if tuned else candidates(heads, key_dim, value_dim, dtype)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _rule(tiles, interpret, q, k, v, log_decay, beta, state):
+  """Gates are [B H N C], with log_decay accumulated in each chunk."""
+  outputs, _ = _rule_forward(tiles, interpret, q, k, v, log_decay, beta, state)
+  return outputs
+
+
+def _rule_forward(tiles, interpret, q, k, v, log_decay, beta, state):
+  call = _Calls(tiles, interpret, q, v, beta)
+  scores, inverses = call.prepare(q, k, log_decay, beta)
+  inputs = (q, k, v, log_decay, beta, scores, inverses, state)
+  return call.walk(*inputs, keep=False), inputs
+
+
+def _rule_backward(tiles, interpret, residuals, cotangents):
+  q, k, v, log_decay, beta, scores, inverses, _ = residuals
+  d_reads, d_final = cotangents
+  call = _Calls(tiles, interpret, q, v, beta)
+  *_, states, errors, corrections = call.walk(*residuals, keep=True)
+  d_targets, d_states, d_state = call.walk_back(q, k, log_decay, beta, scores, inverses, d_reads, d_final)
+  d_q, d_k, d_log_decay, d_beta = call.gradients(
+    q, k, log_decay, beta, states, corrections, d_reads, d_targets, d_states
+  )
+  # The rest needs no product: v and the errors stand alone in beta (v - ...).
+  d_v = rearrange(beta[..., None] * d_targets, "b h n c v -> b (n c) h v")[:, : q.shape[1]].astype(v.dtype)
+  d_beta = d_beta.sum(0) + jnp.sum(d_targets.astype(jnp.float32) * errors.astype(jnp.float32), axis=-1)
+  return d_q, d_k, d_v, d_log_decay.sum(0), d_beta, d_state
+
+
+_rule.defvjp(_rule_forward, _rule_backward)
+
+
+class _Calls:
+  """The kernels, for one shape. What only they exchange is [B H N ...], without a ragged end.
+
+  The grid is (block of the memory's rows or columns, chunk, batch x head).
+  """
+
+  def __init__(self, tiles: Tiles, interpret: bool, q, v, beta):
+    _, self._tokens, self._heads, self._key_dim = q.shape
+    self._value_dim, self._dtype, self._gates, self._interpret = v.shape[-1], v.dtype, beta.shape, interpret
+    self._rows, self._columns, self._warps = (
+      min(tiles.rows, self._key_dim),
+      min(tiles.columns, self._value_dim),
+      tiles.warps,
+    )
+
+  def prepare(self, q, k, log_decay, beta):
+    """P and A^-1 of every chunk."""
+    keys, gates, square = self._by_token(self._key_dim), self._by_chunk(CHUNK), self._by_chunk(CHUNK, CHUNK)
+    call = self._call(
+      _prepare_kernel,
+      (1, self._gates[2]),
+      [keys, keys, gates, gates],
+      [square, square],
+      [self._like(CHUNK, CHUNK)] * 2,
+      warps=4,
+    )
+    return call(q, k, log_decay, beta)
+
+  def walk(self, q, k, v, log_decay, beta, scores, inverses, state, *, keep: bool):
+    """Reads and final memory; with `keep` also the memory, the errors e and the corrections u of every chunk."""
+    keys, gates, square = self._by_token(self._key_dim), self._by_chunk(CHUNK), self._by_chunk(CHUNK, CHUNK)
+    values, memory = self._by_token(self._columns, blocked=True), self._memory()
+    rows = self._by_chunk(CHUNK, self._columns, blocked=True)
+    memories = self._by_chunk(self._key_dim, self._columns, blocked=True)
+    kept = [self._like(self._key_dim, self._value_dim), *[self._like(CHUNK, self._value_dim)] * 2]
+    call = self._call(
+      _walk_kernel,
+      (self._value_dim // self._columns, 1),
+      [keys, keys, values, gates, gates, square, square, memory],
+      [values, memory] + [memories, rows, rows] * keep,
+      [jax.ShapeDtypeStruct(v.shape, v.dtype), jax.ShapeDtypeStruct(state.shape, jnp.float32)] + kept * keep,
+      warps=self._warps,
+    )
+    return call(q, k, v, log_decay, beta, scores, inverses, state)
+
+  def walk_back(self, q, k, log_decay, beta, scores, inverses, d_reads, d_final):
+    """Gradients to beta e, to the memory after every chunk, and to the memory at the start."""
+    keys, gates, square = self._by_token(self._key_dim), self._by_chunk(CHUNK), self._by_chunk(CHUNK, CHUNK)
+    values, rows = self._by_token(self._columns, blocked=True), self._by_chunk(CHUNK, self._columns, blocked=True)
+    memory, memories = self._memory(), self._by_chunk(self._key_dim, self._columns, blocked=True)
+    call = self._call(
+      _walk_back_kernel,
+      (self._value_dim // self._columns, 1),
+      [keys, keys, gates, gates, square, square, values, memory],
+      [rows, memories, memory],
+      [
+        self._like(CHUNK, self._value_dim),
+        self._like(self._key_dim, self._value_dim),
+        jax.ShapeDtypeStruct(d_final.shape, jnp.float32),
+      ],
+      warps=self._warps,
+    )
+    return call(q, k, log_decay, beta, scores, inverses, d_reads, d_final)
+
+  def gradients(self, q, k, log_decay, beta, states, corrections, d_reads, d_targets, d_states):
+    """To q, k, accumulated log-decay and beta; the gates' in parts, one from each block of rows of the memory.
+
+    The one to beta lacks what comes through the errors.
+    """
+    keys, gates = self._by_token(self._rows, blocked=True), self._by_chunk(CHUNK)
+    values = self._by_chunk(CHUNK, self._value_dim)
+    memories = pl.BlockSpec(
+      (None, None, self._gates[2], self._rows, self._value_dim), lambda j, n, g: (*self._at(g), 0, j, 0)
+    )
+    part = pl.BlockSpec((None, None, None, *self._gates[2:]), lambda j, n, g: (j, *self._at(g), 0, 0))
+    blocks = self._key_dim // self._rows
+    parts = jax.ShapeDtypeStruct((blocks, *self._gates), jnp.float32)
+    call = self._call(
+      functools.partial(_gradients_kernel, width=self._columns),
+      (blocks, self._gates[2]),
+      [keys, keys, gates, gates, memories, values, self._by_token(self._value_dim), values, memories],
+      [keys, keys, part, part],
+      [jax.ShapeDtypeStruct(q.shape, q.dtype)] * 2 + [parts] * 2,
+      warps=4,
+    )
+    return call(q, k, log_decay, beta, states, corrections, d_reads, d_targets, d_states)
+
+  def _call(self, kernel, grid, in_specs, out_specs, out_shape, *, warps: int):
+    return pl.pallas_call(
+      kernel,
+      grid=(*grid, self._gates[0] * self._heads),
+      in_specs=in_specs,
+      out_specs=out_specs,
+      out_shape=out_shape,
+      compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=1),
+      interpret=self._interpret,
+      name="gated_delta" + getattr(kernel, "func", kernel).__name__.removesuffix("_kernel"),
+    )
+
+  def _like(self, *shape):
+    return jax.ShapeDtypeStruct((*self._gates[:3], *shape), self._dtype)
+
+  def _at(self, g):
+    return g // self._heads, g % self._heads
+
+  def _by_token(self, width: int, blocked: bool = False):
+    """All tokens of one head; of its columns a block, or all."""
+    return pl.BlockSpec(
+      (None, self._tokens, None, width), lambda j, n, g: (g // self._heads, 0, g % self._heads, j if blocked else 0)
+    )
+
+  def _by_chunk(self, *shape: int, blocked: bool = False):
+    """All chunks of one head; of the last axis a block, or all."""
+    block = (None, None, self._gates[2], *shape)
+    return pl.BlockSpec(block, lambda j, n, g: (*self._at(g), *(0,) * len(shape), j if blocked else 0))
+
+  def _memory(self):
+    return pl.BlockSpec((None, None, self._key_dim, self._columns), lambda j, n, g: (*self._at(g), 0, j))
+
+
+def _prepare_kernel(q, k, log_decay, beta, scores, inverses):
+  n = pl.program_id(1)
+  q, k = _take(q, n), _take(k, n)
+  gates, write = _gates(log_decay, beta, n)
+  _, nt, _ = chunk.products(k.dtype)
+  scores[n] = (nt(q, k) * gates.between).astype(scores.dtype)
+  inverses[n] = _inverse(write * chunk.answers(k, gates)).astype(inverses.dtype)
+
+
+def _walk_kernel(q, k, v, log_decay, beta, scores, inverses, state, reads, final, *kept):
+  nn, *_ = chunk.products(v.dtype)
+
+  def body(n, memory):
+    q_n, k_n = _take(q, n), _take(k, n)
+    gates, write = _gates(log_decay, beta, n)
+    errors = _take(v, n).astype(jnp.float32) - gates.start * nn(k_n, memory)
+    corrections = nn(inverses[n], write * errors)
+    _put(reads, n, gates.start * nn(q_n, memory) + nn(scores[n], corrections))
+    for ref, value in zip(kept, (memory, errors, corrections), strict=bool(kept)):
+      ref[n] = value.astype(ref.dtype)
+    return chunk.write(k_n, corrections, gates, memory)
+
+  final[...] = jax.lax.fori_loop(0, beta.shape[0], body, state[...])
+
+
+def _walk_back_kernel(
+  q, k, log_decay, beta, scores, inverses, d_reads, d_final, d_targets, d_states, d_state
+):  # fmt: skip
+  nn, _, tn = chunk.products(q.dtype)
+
+  def body(i, d_memory):
+    n = beta.shape[0] - 1 - i
+    q_n, k_n, d_read = _take(q, n), _take(k, n), _take(d_reads, n)
+    gates, write = _gates(log_decay, beta, n)
+    d_states[n] = d_memory.astype(d_states.dtype)
+    d_target = tn(inverses[n], tn(scores[n], d_read) + gates.end * nn(k_n, d_memory))
+    d_targets[n] = d_target.astype(d_targets.dtype)
+    return (
+      gates.whole * d_memory
+      + tn(q_n, gates.start * d_read.astype(jnp.float32))
+      - tn(k_n, gates.start * write * d_target)
+    )
+
+  d_state[...] = jax.lax.fori_loop(0, beta.shape[0], body, d_final[...])
+
+
+def _gradients_kernel(
+  q, k, log_decay, beta, states, corrections, d_reads, d_targets, d_states, d_q, d_k, d_log_decay, d_beta, *, width
+):  # fmt: skip
+  n = pl.program_id(1)
+  nn, nt, tn = chunk.products(q.dtype)
+  keys = q.shape[1]
+  square, thin = jnp.zeros((CHUNK, CHUNK), jnp.float32), jnp.zeros((CHUNK, keys), jnp.float32)
+
+  def body(j, sums):
+    from_q, from_k, from_end, d_scores, d_system, inner = sums
+    columns = pl.ds(j * width, width)
+    state, d_state = states[n, :, columns], d_states[n, :, columns]
+    correction, d_target, d_read = corrections[n, :, columns], d_targets[n, :, columns], _take(d_reads, n, columns)
+    return (
+      from_q + nt(d_read, state),
+      from_k + nt(d_target, state),
+      from_end + nt(correction, d_state),
+      d_scores + nt(d_read, correction),
+      d_system + nt(d_target, correction),
+      inner + jnp.sum(state.astype(jnp.float32) * d_state.astype(jnp.float32), axis=1),
+    )
+
+  zeros = (thin, thin, thin, square, square, jnp.zeros(keys, jnp.float32))
+  count = states.shape[2] // width
+  from_q, from_k, from_end, d_scores, d_system, inner = jax.lax.fori_loop(0, count, body, zeros)
+
+  q, k = _take(q, n), _take(k, n)
+  gates, write = _gates(log_decay, beta, n)
+  d_scores, d_answer = d_scores * gates.between, chunk.strictly_lower(d_system * gates.between)
+  # k enters as the token that reads and as the one that is read, see `chunk.backward`.
+  read = nn(d_answer, k)
+  d_query = gates.start * from_q + nn(d_scores, k)
+  d_left = -write * (gates.start * from_k + read)
+  d_end = gates.end * from_end
+  d_right = tn(d_scores, q) - tn(write * d_answer, k) + d_end
+  _put(d_q, n, d_query)
+  _put(d_k, n, d_left + d_right)
+
+  q, k = q.astype(jnp.float32), k.astype(jnp.float32)
+  d_beta[n] = -jnp.sum(k * read, axis=1)
+  d_log = jnp.sum(q * d_query + k * (d_left - d_right), axis=1)
+  d_last = jnp.exp(log_decay[n, CHUNK - 1]) * jnp.sum(inner) + jnp.sum(k * d_end)
+  d_log_decay[n] = d_log + jnp.where(jnp.arange(CHUNK) == CHUNK - 1, d_last, 0.0)
+
+
+def _take(ref, n, columns=slice(None)):
+  """A chunk of [T D]; zeros after the last token."""
+  part = ref.at[pl.ds(n * CHUNK, CHUNK), columns]
+  inside = _inside(ref, n, part.shape)
+  return plgpu.load(part, mask=inside, other=None if inside is None else 0.0)
+
+
+def _put(ref, n, value):
+  plgpu.store(ref.at[pl.ds(n * CHUNK, CHUNK), :], value.astype(ref.dtype), mask=_inside(ref, n, value.shape))
+
+
+def _inside(ref, n, shape):
+  """Which rows of a chunk are tokens, or None if all are."""
+  if ref.shape[0] % CHUNK == 0:
+    return None
+  return jnp.broadcast_to((n * CHUNK + jnp.arange(CHUNK) < ref.shape[0])[:, None], shape)
+
+
+def _gates(log_decay, beta, n):
+  accumulated = log_decay[n]
+  last = jnp.full((1, 1), log_decay[n, CHUNK - 1])
+  return chunk.decay(accumulated[:, None], accumulated[None, :], last), beta[n][:, None]
+
+
+def _inverse(strict):
+  """(I + strict)^-1: blocks on the diagonal row by row, all at once, then of twice the size by block inversion."""
+  nn, *_ = chunk.products(jnp.float32)
+  i, j = chunk.indices(CHUNK)
+  apart = i ^ j  # below 2^n if both lie in the same block of 2^n
+  inverse = jnp.where(i == j, 1.0, 0.0)
+  for n in range(BLOCK - 1):
+    factor = jnp.sum(jnp.where((apart < BLOCK) & (j & (BLOCK - 1) == n), strict, 0.0), axis=1, keepdims=True)
+    pivot = jnp.sum(jnp.where(i & (BLOCK - 1) == n, inverse, 0.0), axis=0, keepdims=True)
+    inverse = inverse - jnp.where(apart < BLOCK, factor, 0.0) * pivot
+  size = BLOCK
+  while size < CHUNK:
+    corner = jnp.where((apart >= size) & (apart < 2 * size), strict, 0.0)
+    inverse = inverse - nn(inverse, nn(corner, inverse))
+    size *= 2
+  return inverse

@@ -1,0 +1,307 @@
+"""Gated delta rule on a TPU: one kernel walks the tokens forward with the memory in VMEM, one walks them back.
+
+A step of the grid is a segment of chunks of a few heads. The forward kernel keeps the memory at the start of each
+segment; the backward kernel takes the segments last to first, recomputes the memories inside one, and goes back over
+its chunks. Neither forms anything in HBM but inputs, outputs and one memory per segment.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float
+
+from pallas_kernels import tiles as tiles_table
+from pallas_kernels.dispatch import Unsupported
+from pallas_kernels.gated_delta import chunk
+
+LANES = 128
+VMEM_BYTES = 48 << 20  # of the 64 MiB that every supported chip has at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+  """What one step of the grid takes.
+
+  Attributes:
+    chunk: tokens that are solved for at once; a power of two.
+    heads: heads side by side, whose chains of small products fill each other's gaps; divides the number of heads.
+    segment: chunks; a memory is kept for the backward pass once per segment.
+  """
+
+  chunk: int = 128
+  heads: int = 2
+  segment: int = 4
+
+
+def gated_delta(
+  q: Float[Array, "B T H K"],
+  k: Float[Array, "B T H K"],
+  v: Float[Array, "B T H V"],
+  log_decay: Float[Array, "B T H"],
+  beta: Float[Array, "B T H"],
+  state: Float[Array, "B H K V"] | None = None,
+  *,
+  tiles: Tiles | None = None,
+  interpret: bool | pltpu.InterpretParams = False,
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+  """Same contract as `api.gated_delta`; matrix products take their operands in the dtype of `v`.
+
+  Args:
+    tiles: None: as tuned for the device, or the most heads whose tiles fit into VMEM.
+    interpret: run in Pallas' interpreter instead of on a TPU.
+
+  Raises:
+    Unsupported: K or V is no multiple of 128, or `v` neither float32 nor bfloat16.
+  """
+  batch, tokens, heads, key_dim = k.shape
+  value_dim = v.shape[-1]
+  if key_dim % LANES or value_dim % LANES:
+    raise Unsupported(f"gated_delta: K, V are {key_dim}, {value_dim}; allowed: multiples of {LANES}")
+  if v.dtype not in (jnp.float32, jnp.bfloat16):
+    raise Unsupported(f"gated_delta: dtype is {v.dtype}; allowed: float32, bfloat16")
+  tiles = tiles or _pick_tiles(heads, key_dim, value_dim, v.dtype)
+  chunks = math.ceil(tokens / tiles.chunk)
+  segments = math.ceil(chunks / tiles.segment)
+  tiles = dataclasses.replace(tiles, segment=math.ceil(chunks / segments))
+
+  def gates(x):  # padding has log_decay = beta = 0: it neither forgets nor writes
+    x = jnp.pad(x.astype(jnp.float32), ((0, 0), (0, -tokens % (segments * tiles.segment * tiles.chunk)), (0, 0)))
+    return rearrange(x, "b (s n c) h -> b h s n c", s=segments, c=tiles.chunk)
+
+  flat = (rearrange(x.astype(v.dtype), "b t h d -> b t (h d)") for x in (q, k, v))
+  if state is None:
+    state = jnp.zeros((batch, heads, key_dim, value_dim), jnp.float32)
+  run = functools.partial(_walk, tiles, interpret)
+  reads, state = run(*flat, jnp.cumsum(gates(log_decay), axis=-1), gates(beta), state.astype(jnp.float32))
+  return rearrange(reads, "b t (h d) -> b t h d", h=heads), state
+
+
+def on_chip_bytes(tiles: Tiles, key_dim: int, value_dim: int, dtype) -> int:
+  """VMEM of the backward kernel, the larger of the two: blocks twice, for they are fetched ahead, and scratch."""
+  tokens, size = tiles.segment * tiles.chunk, jnp.dtype(dtype).itemsize
+  memory = 4 * key_dim * value_dim
+  blocks = tokens * (4 * key_dim + 3 * value_dim) * size + 3 * memory + 6 * 4 * tokens
+  scratch = (tiles.segment + 2) * memory + 4 * tokens * (max(tiles.chunk, LANES) + value_dim)
+  working = 4 * tiles.chunk * (8 * tiles.chunk + 8 * key_dim + 8 * value_dim) + 3 * memory
+  return tiles.heads * (2 * blocks + scratch + working)
+
+
+def candidates(heads: int, key_dim: int, value_dim: int, dtype) -> list[Tiles]:
+  """Tiles that fit into VMEM, the likeliest first."""
+  tilings = [Tiles(chunk, n, 512 // chunk) for chunk in (128, 64) for n in (2, 4, 1) if heads % n == 0]
+  tilings += [Tiles(chunk, 1, 1) for chunk in (128, 64)]
+  return [tiles for tiles in tilings if on_chip_bytes(tiles, key_dim, value_dim, dtype) <= VMEM_BYTES]
+
+
+def tile_key(key_dim: int, value_dim: int, dtype) -> str:
+  """In `tiles.json`."""
+  return f"K{key_dim}-V{value_dim}-{jnp.dtype(dtype).name}"
+
+
+def _pick_tiles(heads: int, key_dim: int, value_dim: int, dtype) -> Tiles:
+  """As tuned, else the first that fits.
+
+  Raises:
+    Unsupported: none does.
+  """
+  tuned = tiles_table.lookup("gated_delta", jax.devices()[0].device_kind, tile_key(key_dim, value_dim, dtype))
+  if tuned and heads % tuned["heads"] == 0:
+    return Tiles(**tuned)
+  fitting = candidates(heads, key_dim, value_dim, dtype)
+  if not fitting:
+    raise Unsupported(f"gated_delta: K x V is {key_dim} x {value_dim}; allowed: what fits into {VMEM_BYTES >> 20} MiB")
+  return fitting[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _walk(tiles, interpret, q, k, v, log_decay, beta, state):
+  """q, k [B T H*K], v [B T H*V], gates [B H segments chunks C] with log_decay accumulated -> reads, final state."""
+  return _forward(tiles, interpret, q, k, v, log_decay, beta, state, keep=False)
+
+
+def _walk_forward(tiles, interpret, *inputs):
+  reads, final, states = _forward(tiles, interpret, *inputs, keep=True)
+  return (reads, final), (*inputs[:5], states)
+
+
+def _forward(tiles, interpret, q, k, v, log_decay, beta, state, *, keep: bool):
+  block = _Blocks(tiles, q.shape, state.shape, beta.shape[2])
+  keys, values, gates, memory = block.keys(), block.values(), block.gates(), block.memory()
+  return pl.pallas_call(
+    functools.partial(_forward_kernel, tokens=q.shape[1]),
+    grid=block.grid,
+    in_specs=[keys, keys, values, gates, gates, memory],
+    out_specs=[values, memory] + [block.memories()] * keep,
+    out_shape=[jax.ShapeDtypeStruct(v.shape, v.dtype), jax.ShapeDtypeStruct(state.shape, jnp.float32)]
+    + [jax.ShapeDtypeStruct((*state.shape[:2], block.segments, *state.shape[2:]), jnp.float32)] * keep,
+    scratch_shapes=[pltpu.VMEM((tiles.heads, *state.shape[2:]), jnp.float32)],
+    compiler_params=block.params,
+    interpret=interpret,
+    name="gated_delta_forward",
+  )(q, k, v, log_decay, beta, state)
+
+
+def _walk_backward(tiles, interpret, residuals, cotangents):
+  q, k, v, log_decay, beta, states = residuals
+  d_reads, d_final = cotangents
+  block = _Blocks(tiles, q.shape, d_final.shape, beta.shape[2], reverse=True)
+  keys, values, gates, memory = block.keys(), block.values(), block.gates(), block.memory()
+  like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)  # noqa: E731
+  heads, count, size = tiles.heads, tiles.segment, tiles.chunk
+  return pl.pallas_call(
+    functools.partial(_backward_kernel, tokens=q.shape[1]),
+    grid=block.grid,
+    in_specs=[keys, keys, values, gates, gates, block.memories(), values, memory],
+    out_specs=[keys, keys, values, gates, gates, memory],
+    out_shape=[like(x) for x in (q, k, v, log_decay, beta, d_final)],
+    scratch_shapes=[
+      pltpu.VMEM((heads, *d_final.shape[2:]), jnp.float32),
+      pltpu.VMEM((count + 1, heads, *d_final.shape[2:]), jnp.float32),
+      pltpu.VMEM((count, heads, size, size), jnp.float32),
+      pltpu.VMEM((count, heads, size, states.shape[-1]), jnp.float32),
+    ],
+    compiler_params=block.params,
+    interpret=interpret,
+    name="gated_delta_backward",
+  )(q, k, v, log_decay, beta, states, d_reads, d_final)
+
+
+_walk.defvjp(_walk_forward, _walk_backward)
+
+
+class _Blocks:
+  """Grid (batch, group of heads, segment) and the blocks that a step of it sees."""
+
+  def __init__(self, tiles: Tiles, keys_shape, state_shape, segments: int, reverse: bool = False):
+    self._tiles, (_, heads, self._key_dim, self._value_dim) = tiles, state_shape
+    self.segments = segments
+    self.grid = (keys_shape[0], heads // tiles.heads, segments)
+    self.params = pltpu.CompilerParams(
+      dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
+    )
+    self._segment = (lambda s: segments - 1 - s) if reverse else (lambda s: s)
+
+  def keys(self):
+    return self._tokens(self._key_dim)
+
+  def values(self):
+    return self._tokens(self._value_dim)
+
+  def _tokens(self, width: int):
+    shape = (1, self._tiles.segment * self._tiles.chunk, self._tiles.heads * width)
+    return pl.BlockSpec(shape, lambda b, h, s: (b, self._segment(s), h))
+
+  def gates(self):
+    shape = (1, self._tiles.heads, 1, self._tiles.segment, self._tiles.chunk)
+    return pl.BlockSpec(shape, lambda b, h, s: (b, h, self._segment(s), 0, 0))
+
+  def memory(self):
+    return pl.BlockSpec((1, self._tiles.heads, self._key_dim, self._value_dim), lambda b, h, s: (b, h, 0, 0))
+
+  def memories(self):
+    shape = (1, self._tiles.heads, 1, self._key_dim, self._value_dim)
+    return pl.BlockSpec(shape, lambda b, h, s: (b, h, self._segment(s), 0, 0))
+
+
+def _forward_kernel(q, k, v, log_decay, beta, state, reads, final, *rest, tokens):
+  *states, memory = rest
+  step = pl.program_id(2)
+  heads, key_dim, value_dim = memory.shape
+  _, _, _, count, size = beta.shape
+
+  @pl.when(step == 0)
+  def begin():
+    memory[...] = state[0]
+
+  for kept in states:
+    kept[0, :, 0] = memory[...]
+
+  def body(n, _):
+    rows = pl.ds(pl.multiple_of(n * size, size), size)
+    take = _reader(rows, (step * count + n) * size, tokens, count * size)
+    for h in range(heads):
+      gates, write = _gates(log_decay, beta, h, n)
+      read, memory[h] = chunk.forward(
+        take(q, h, key_dim), take(k, h, key_dim), take(v, h, value_dim), gates, write, memory[h]
+      )
+      reads[0, rows, h * value_dim : (h + 1) * value_dim] = read.astype(reads.dtype)
+
+  jax.lax.fori_loop(0, count, body, None)
+
+  @pl.when(step == pl.num_programs(2) - 1)
+  def finish():
+    final[0] = memory[...]
+
+
+def _backward_kernel(
+  q, k, v, log_decay, beta, states, d_reads, d_final, d_q, d_k, d_v, d_log_decay, d_beta, d_state,
+  d_memory, memories, factors, errors, *, tokens
+):  # fmt: skip
+  step, segments = pl.program_id(2), pl.num_programs(2)
+  heads, key_dim, value_dim = d_memory.shape
+  count, _, size, _ = errors.shape
+  first = (segments - 1 - step) * count * size
+
+  @pl.when(step == 0)
+  def begin():
+    d_memory[...] = d_final[0]
+
+  memories[0] = states[0, :, 0]
+
+  def recompute(n, _):
+    rows = pl.ds(pl.multiple_of(n * size, size), size)
+    take = _reader(rows, first + n * size, tokens, count * size)
+    for h in range(heads):
+      gates, write = _gates(log_decay, beta, h, n)
+      factors[n, h], errors[n, h], memories[n + 1, h] = chunk.recompute(
+        take(k, h, key_dim), take(v, h, value_dim), gates, write, memories[n, h]
+      )
+
+  jax.lax.fori_loop(0, count, recompute, None)
+
+  def back(i, _):
+    n = count - 1 - i
+    rows = pl.ds(pl.multiple_of(n * size, size), size)
+    take = _reader(rows, first + n * size, tokens, count * size)
+    for h in range(heads):
+      gates, write = _gates(log_decay, beta, h, n)
+      grads = chunk.backward(
+        take(q, h, key_dim), take(k, h, key_dim), gates, write, memories[n, h], factors[n, h], errors[n, h],
+        take(d_reads, h, value_dim), d_memory[h],
+      )  # fmt: skip
+      for ref, value in zip((d_q, d_k, d_v), grads[:3], strict=True):
+        ref[0, rows, h * value.shape[1] : (h + 1) * value.shape[1]] = value.astype(ref.dtype)
+      d_log_decay[0, h, 0, pl.ds(n, 1)] = chunk.row(grads.log_decay)
+      d_beta[0, h, 0, pl.ds(n, 1)] = chunk.row(grads.beta)
+      d_memory[h] = grads.state
+
+  jax.lax.fori_loop(0, count, back, None)
+
+  @pl.when(step == segments - 1)
+  def finish():
+    d_state[0] = d_memory[...]
+
+
+def _reader(rows, first, tokens: int, segment: int):
+  """Reads a chunk of one head; what lies after the last token is undefined, and is taken as zero."""
+
+  def take(ref, head: int, width: int):
+    x = ref[0, rows, head * width : (head + 1) * width]
+    if tokens % segment == 0:
+      return x
+    index = first + jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
+    return jnp.where(index < tokens, x, jnp.zeros_like(x))
+
+  return take
+
+
+def _gates(log_decay, beta, head: int, n):
+  accumulated = log_decay[0, head, 0, pl.ds(n, 1)]
+  gates = chunk.decay(chunk.column(accumulated), accumulated, accumulated[:, -1:])
+  return gates, chunk.column(beta[0, head, 0, pl.ds(n, 1)])
