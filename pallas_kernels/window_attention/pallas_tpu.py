@@ -81,7 +81,7 @@ def window_attention(
   """Same contract as `api.window_attention`, and differentiable.
 
   Raises:
-    Unsupported: the dtype is neither bfloat16 nor float32.
+    Unsupported: the dtype is neither bfloat16 nor float32; heads so wide that no block of them fits on chip.
   """
   tiles = tiles or _pick_tiles(q)
   cut = flash.Cut((tiles.stay, tiles.stream), (tiles.stream, tiles.stay), _pieces(q.shape[2], tiles))
@@ -102,7 +102,7 @@ def action_attention(
   """Same contract as `api.action_attention`, and differentiable; all actions are one block.
 
   Raises:
-    Unsupported: the dtype is neither bfloat16 nor float32.
+    Unsupported: the dtype is neither bfloat16 nor float32; heads so wide that no block of them fits on chip.
   """
   tiles = tiles or _pick_tiles(video_k)
   cut = flash.Cut((q.shape[1],) * 2, (tiles.stream, tiles.stay), _pieces(video_k.shape[2], tiles))
@@ -114,7 +114,10 @@ def _pick_tiles(x: Float[Array, "B F L H D"]) -> Tiles:
     raise Unsupported(f"window_attention: dtype is {x.dtype}; allowed: bfloat16, float32")
   shape = x.shape[2], x.shape[-1], x.dtype
   tuned = tile_table.lookup("window_attention", jax.devices()[0].device_kind, flash.tile_key(*shape))
-  return Tiles(**tuned) if tuned else candidates(*shape)[0]
+  fits = [Tiles(**tuned)] if tuned else candidates(*shape)
+  if not fits:
+    raise Unsupported(f"window_attention: head size is {x.shape[-1]}; allowed: what leaves room for a block on chip")
+  return fits[0]
 
 
 def _pieces(tokens: int, tiles: Tiles) -> bool:

@@ -77,3 +77,9 @@ def test_tiles_fit_and_divide_a_frame():
 def test_other_dtypes_are_refused():
   with pytest.raises(Unsupported, match="dtype is float16"):
     pallas_tpu.window_attention(*(x.astype(np.float16) for x in draw(2)), Rule(), Span())
+
+
+def test_heads_that_do_not_fit_are_refused():
+  x = jnp.zeros((1, 1, 8, 1, 2048))
+  with pytest.raises(Unsupported, match="head size is 2048"):
+    pallas_tpu.window_attention(x, x, x, Rule(), Span())
