@@ -4,7 +4,8 @@ import jax
 import numpy as np
 
 from pallas_kernels.gated_delta import xla
-from tests.pallas_kernels.gated_delta.base import GatedDeltaTest, assert_linear, single
+from tests.pallas_kernels.cost import cost
+from tests.pallas_kernels.gated_delta.base import BATCH, HEADS, GatedDeltaTest, assert_linear, single
 
 
 class TestXla(GatedDeltaTest):
@@ -19,3 +20,8 @@ class TestXla(GatedDeltaTest):
 
   def test_cost_is_linear(self):
     assert_linear(self.fn)
+
+  def test_a_single_token_costs_two_reads_of_the_memory(self):
+    found = cost(self.fn, *single(self.draw(1)))
+    assert found.products == 2 * BATCH * HEADS * self.key * self.value
+    assert found.largest == BATCH * HEADS * self.key * self.value
