@@ -35,7 +35,8 @@ class Workload(Protocol):
   """One operation.
 
   Attributes:
-    CASES: name -> case. "cpu" is for a CPU, in float32; the others are the released shape, the last the longest.
+    CASES: name -> case. Those that end in "cpu" are for a CPU, in float32; the others are the released shape, the last
+      the longest.
   """
 
   CASES: Mapping[str, Any]

@@ -1,15 +1,19 @@
 """Gated delta rule in chunks: matrix products inside a chunk, one state carried between chunks. Linear in tokens."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
+from pallas_kernels.gated_delta.chunk import Decay
+
 BLOCK = 16
-SEGMENT = 8
+SEGMENT = 4
 
 
 def gated_delta(
@@ -29,7 +33,7 @@ def gated_delta(
       (I + tril(beta_i G_i/G_j k_i.k_j, -1)) u = beta (v - G k S)
 
   so u = u0 - w S with (u0, w) known for all chunks at once; only S is carried from chunk to chunk. "All" are those of
-  a segment, so that what they need stays in a CPU's cache.
+  a segment, so that what they need stays in a CPU's cache, and the backward pass keeps one S per segment.
 
   Source: Gated DeltaNet (arXiv 2412.06464), section 3.3, the WY form.
   """
@@ -37,50 +41,172 @@ def gated_delta(
   if state is None:
     state = jnp.zeros((batch, heads, key_dim, v.shape[-1]), jnp.float32)
   state = state.astype(jnp.float32)
+  inputs = [x.astype(jnp.float32) for x in (q, k, v, log_decay, beta)]
   if tokens == 1:
-    first = [x[:, 0].astype(jnp.float32) for x in (q, k, v, log_decay, beta)]
-    reads, state = _one_token(first, state)
+    reads, state = _one_token([x[:, 0] for x in inputs], state)
     return reads[:, None].astype(v.dtype), state
   size = min(chunk, math.ceil(tokens / BLOCK) * BLOCK)
-  chunks = math.ceil(tokens / size)
-  segments = math.ceil(chunks / SEGMENT)
-  count = math.ceil(chunks / segments)
-
-  def split(x):  # padding has log_decay = beta = 0: it neither forgets nor writes
-    padding = segments * count * size - tokens
-    x = jnp.pad(x.astype(jnp.float32), [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
-    return rearrange(x, "b (s n c) h ... -> s n b h c ...", s=segments, c=size)
-
-  # Of several segments the backward pass keeps only the memories between them; a single one would gain nothing.
-  segment = jax.checkpoint(_segment) if segments > 1 else _segment
-  state, reads = jax.lax.scan(segment, state, [split(x) for x in (q, k, v, log_decay, beta)])
-  return rearrange(reads, "s n b h c v -> b (s n c) h v")[:, :tokens].astype(v.dtype), state
+  segments = math.ceil(tokens / (SEGMENT * size))
+  cut = _Cut(size, math.ceil(tokens / (segments * size)), segments)
+  if padding := cut.tokens * segments - tokens:  # with log_decay = beta = 0: it neither forgets nor writes
+    inputs = [jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)) for x in inputs]
+  reads, state = _rule(cut, *inputs, state)
+  return reads[:, :tokens].astype(v.dtype), state
 
 
-def _segment(state: Float[Array, "B H K V"], inputs) -> tuple[Float[Array, "B H K V"], Float[Array, "N B H C V"]]:
-  """The memory after a segment of N chunks, and its reads; inputs are [N B H C ...]."""
-  q, k, v, log_decay, beta = inputs
-  log_decay = jnp.cumsum(log_decay, axis=-1)
+class _Cut(NamedTuple):
+  """Tokens in a chunk, chunks in a segment, segments."""
+
+  size: int
+  chunks: int
+  segments: int
+
+  @property
+  def tokens(self) -> int:
+    """In a segment."""
+    return self.size * self.chunks
+
+  def take(self, x: Float[Array, "B T H *D"], segment) -> Float[Array, "N B H C *D"]:
+    """The chunks of a segment."""
+    x = jax.lax.dynamic_slice_in_dim(x, segment * self.tokens, self.tokens, axis=1)
+    return rearrange(x, "b (n c) h ... -> n b h c ...", c=self.size)
+
+  def put(self, x: Float[Array, "B T H *D"], segment, part: Float[Array, "N B H C *D"]) -> Float[Array, "B T H *D"]:
+    """Inverse of `take`."""
+    part = rearrange(part, "n b h c ... -> b (n c) h ...")
+    return jax.lax.dynamic_update_slice_in_dim(x, part, segment * self.tokens, axis=1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _rule(cut: _Cut, q, k, v, log_decay, beta, state):
+  outputs, _ = _rule_forward(cut, q, k, v, log_decay, beta, state)
+  return outputs
+
+
+def _rule_forward(cut: _Cut, *arguments):
+  *inputs, state = arguments
+
+  def body(carry, segment):
+    memory, reads = carry
+    after, part = _forward(memory, *(cut.take(x, segment) for x in inputs))
+    return (after, cut.put(reads, segment, part)), memory
+
+  carry = state, jnp.zeros_like(inputs[2])
+  (state, reads), memories = jax.lax.scan(body, carry, jnp.arange(cut.segments))
+  return (reads, state), (inputs, memories)
+
+
+def _rule_backward(cut: _Cut, residuals, cotangents):
+  inputs, memories = residuals
+  d_reads, d_state = cotangents
+
+  def body(carry, x):
+    d_memory, gradients = carry
+    memory, segment = x
+    d_memory, parts = _backward(memory, d_memory, cut.take(d_reads, segment), *(cut.take(x, segment) for x in inputs))
+    return (d_memory, [cut.put(x, segment, part) for x, part in zip(gradients, parts, strict=True)]), None
+
+  carry = d_state, [jnp.zeros_like(x) for x in inputs]
+  (d_state, gradients), _ = jax.lax.scan(body, carry, (memories, jnp.arange(cut.segments)), reverse=True)
+  return *gradients, d_state
+
+
+_rule.defvjp(_rule_forward, _rule_backward)
+
+
+class _Chunks(NamedTuple):
+  """What chunks know before they see the memory.
+
+  Attributes:
+    gates: decays inside a chunk.
+    scores: P = tril(q_i.k_j D_ij).
+    solve_transposed: x -> A^-T x, with A = I + tril(beta_i k_i.k_j D_ij, -1).
+    own, from_memory: u0 and w.
+  """
+
+  gates: Decay
+  scores: Float[Array, "N B H C C"]
+  solve_transposed: Callable[[Array], Array]
+  own: Float[Array, "N B H C V"]
+  from_memory: Float[Array, "N B H C K"]
+
+
+def _decay(log_decay: Float[Array, "N B H C"]) -> Decay:
+  """See `chunk.decay`; from log_decay accumulated since the start of a chunk."""
+  causal = jnp.tril(jnp.ones((log_decay.shape[-1],) * 2, bool))
   # Masked before exp: above the diagonal the exponent is positive and may overflow, and inf * 0 poisons gradients.
-  causal = jnp.tril(jnp.ones((k.shape[-2],) * 2, bool))
-  between = log_decay[..., :, None] - log_decay[..., None, :]
-  between = jnp.exp(jnp.where(causal, between, -jnp.inf))  # decay from token j to token i
-  decay = jnp.exp(log_decay)[..., None]
+  between = jnp.exp(jnp.where(causal, log_decay[..., :, None] - log_decay[..., None, :], -jnp.inf))
+  log_decay = log_decay[..., None]
+  last = log_decay[..., -1:, :]
+  return Decay(jnp.exp(log_decay), jnp.exp(last - log_decay), jnp.exp(last), between)
 
-  system = jnp.tril(jnp.einsum("nbhik,nbhjk->nbhij", beta[..., None] * k, k) * between, -1)
-  targets = beta[..., None] * jnp.concatenate([v, decay * k], axis=-1)
-  u0, w = jnp.split(_solve_unit_lower(system, targets, BLOCK), [v.shape[-1]], axis=-1)
-  scores = jnp.einsum("nbhik,nbhjk->nbhij", q, k) * between
-  to_end = jnp.exp(log_decay[..., -1:] - log_decay)[..., None]
 
-  def step(memory, inputs):
-    scores, u0, w, decayed_q, k_to_end, decay_all = inputs
-    u = u0 - w @ memory
-    reads = decayed_q @ memory + scores @ u
-    memory = decay_all * memory + jnp.einsum("bhck,bhcv->bhkv", k_to_end, u)
-    return memory, reads
+def _prepare(q, k, v, log_decay, beta) -> _Chunks:
+  gates = _decay(jnp.cumsum(log_decay, axis=-1))
+  beta = beta[..., None]
+  of_keys, of_queries = _halves(_nt(jnp.concatenate([beta * k, q], axis=-2), k), axis=-2)
+  solve, solve_transposed = _solvers(jnp.tril(of_keys * gates.between, -1))
+  own, from_memory = solve(beta * v), solve(beta * gates.start * k)
+  return _Chunks(gates, of_queries * gates.between, solve_transposed, own, from_memory)
 
-  return jax.lax.scan(step, state, (scores, u0, w, decay * q, to_end * k, decay[..., -1:, :]))
+
+def _forward(state, q, k, v, log_decay, beta):
+  """The memory after a segment and its reads."""
+  gates, scores, _, own, from_memory = _prepare(q, k, v, log_decay, beta)
+
+  def step(memory, x):
+    own, readers, k_to_end, whole = x
+    expected, reads = _halves(readers @ memory, axis=-2)
+    corrections = own - expected
+    return whole * memory + _tn(k_to_end, corrections), (corrections, reads)
+
+  readers = jnp.concatenate([from_memory, gates.start * q], axis=-2)
+  state, (corrections, reads) = jax.lax.scan(step, state, (own, readers, gates.end * k, gates.whole))
+  return state, reads + scores @ corrections
+
+
+def _backward(state, d_state, d_reads, q, k, v, log_decay, beta):
+  """Gradients to the memory before a segment and to its inputs; see `chunk.backward`."""
+  gates, scores, solve_transposed, own, from_memory = _prepare(q, k, v, log_decay, beta)
+  beta, k_to_end = beta[..., None], gates.end * k
+
+  def recompute(memory, x):
+    own, from_memory, k_to_end, whole = x
+    corrections = own - from_memory @ memory
+    return whole * memory + _tn(k_to_end, corrections), (memory, corrections)
+
+  _, (memories, corrections) = jax.lax.scan(recompute, state, (own, from_memory, k_to_end, gates.whole))
+
+  # d_targets, of beta e, is own + from_memory d_state, as the corrections are.
+  own, from_memory = solve_transposed(_tn(scores, d_reads)), solve_transposed(k_to_end)
+  writers = jnp.concatenate([gates.start * q, -beta * gates.start * k], axis=-2)
+
+  def step(d_memory, x):
+    memory, corrections, d_reads, own, from_memory, writers, whole = x
+    d_targets = own + from_memory @ d_memory
+    both = jnp.concatenate([d_reads, d_targets], axis=-2)
+    to_memory, to_end = _nt(both, memory), _nt(corrections, d_memory)
+    inner = jnp.sum(memory * d_memory, axis=(-2, -1))
+    return whole * d_memory + _tn(writers, both), (d_targets, to_memory, to_end, inner)
+
+  xs = memories, corrections, d_reads, own, from_memory, writers, gates.whole
+  d_state, (d_targets, to_memory, to_end, inner) = jax.lax.scan(step, d_state, xs, reverse=True)
+
+  q_to_memory, k_to_memory = _halves(to_memory, axis=-2)
+  d_scores = _nt(d_reads, corrections) * gates.between
+  d_answer = jnp.tril(_nt(d_targets, corrections) * gates.between, -1)
+  from_q, from_k = _halves(jnp.concatenate([d_scores, d_answer], axis=-2) @ k, axis=-2)
+  d_q = gates.start * q_to_memory + from_q
+  d_expected = gates.start * k_to_memory + from_k  # by what the memory answers to k
+  d_left = -beta * d_expected
+  d_end = gates.end * to_end
+  d_right = _tn(jnp.concatenate([d_scores, -beta * d_answer], axis=-2), jnp.concatenate([q, k], axis=-2)) + d_end
+
+  d_beta = jnp.sum(d_targets * v, axis=-1) - jnp.sum(k * d_expected, axis=-1)
+  d_log = jnp.sum(q * d_q + k * (d_left - d_right), axis=-1)
+  d_last = gates.whole[..., 0, 0] * inner + jnp.sum(k * d_end, axis=(-2, -1))
+  d_log = jax.lax.cumsum(d_log.at[..., -1].add(d_last), axis=d_log.ndim - 1, reverse=True)
+  return d_state, (d_q, d_left + d_right, beta * d_targets, d_log, d_beta)
 
 
 def _one_token(
@@ -96,25 +222,36 @@ def _one_token(
   return read, state
 
 
-def _solve_unit_lower(
-  strict: Float[Array, "... C C"], targets: Float[Array, "... C D"], block: int
-) -> Float[Array, "... C D"]:
-  """Solves (I + strict) x = targets by forward substitution over blocks of rows.
+def _solvers(strict: Float[Array, "... C C"]) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+  """Functions that multiply by (I + strict)^-1 and by its transpose, through substitution over blocks of rows.
 
   Matrix products alone: the library solver goes through LAPACK on a CPU, one small matrix at a time, and many times
   slower when its threads compete. Only diagonal blocks are inverted, for substitution against the right-hand side
   keeps more digits than multiplying by the whole inverse.
   """
-  starts = range(0, strict.shape[-1], block)
-  diagonal = jnp.stack([strict[..., i : i + block, i : i + block] for i in starts], axis=-3)
-  inverse = _inverse_unit_lower(diagonal)
-  solved: list[Array] = []
-  for index, start in enumerate(starts):
-    rest = targets[..., start : start + block, :]
-    if solved:
-      rest = rest - strict[..., start : start + block, :start] @ jnp.concatenate(solved, axis=-2)
-    solved.append(inverse[..., index, :, :] @ rest)
-  return jnp.concatenate(solved, axis=-2)
+  size = strict.shape[-1]
+  starts = range(0, size, BLOCK)
+  inverse = _inverse_unit_lower(jnp.stack([strict[..., i : i + BLOCK, i : i + BLOCK] for i in starts], axis=-3))
+
+  def solve(targets):
+    solved: list[Array] = []
+    for index, start in enumerate(starts):
+      rest = targets[..., start : start + BLOCK, :]
+      if solved:
+        rest = rest - strict[..., start : start + BLOCK, :start] @ jnp.concatenate(solved, axis=-2)
+      solved.append(inverse[..., index, :, :] @ rest)
+    return jnp.concatenate(solved, axis=-2)
+
+  def solve_transposed(targets):
+    solved: list[Array] = []
+    for index, start in reversed(list(enumerate(starts))):
+      rest = targets[..., start : start + BLOCK, :]
+      if solved:
+        rest = rest - _tn(strict[..., start + BLOCK :, start : start + BLOCK], jnp.concatenate(solved, axis=-2))
+      solved.insert(0, _tn(inverse[..., index, :, :], rest))
+    return jnp.concatenate(solved, axis=-2)
+
+  return solve, solve_transposed
 
 
 def _inverse_unit_lower(strict: Float[Array, "... C C"]) -> Float[Array, "... C C"]:
@@ -127,3 +264,15 @@ def _inverse_unit_lower(strict: Float[Array, "... C C"]) -> Float[Array, "... C 
   top, bottom = jnp.moveaxis(_inverse_unit_lower(quarters), -3, 0)
   low = -bottom @ strict[..., half:, :half] @ top
   return jnp.block([[top, jnp.zeros_like(top)], [low, bottom]])
+
+
+def _nt(a: Float[Array, "... M K"], b: Float[Array, "... N K"]) -> Float[Array, "... M N"]:
+  return jnp.einsum("...mk,...nk->...mn", a, b)
+
+
+def _tn(a: Float[Array, "... K M"], b: Float[Array, "... K N"]) -> Float[Array, "... M N"]:
+  return jnp.einsum("...km,...kn->...mn", a, b)
+
+
+def _halves(x: Array, axis: int) -> list[Array]:
+  return jnp.split(x, 2, axis=axis)

@@ -36,7 +36,8 @@ class Case:
 
 
 CASES = {
-  "cpu": Case(Rule(3, 4), frames=24, tokens=48, heads=4, head_dim=64, dtype=jnp.float32),
+  "sliding_cpu": Case(Rule(3), frames=24, tokens=48, heads=4, dtype=jnp.float32),
+  "dilated_cpu": Case(Rule(3, 4), frames=24, tokens=48, heads=4, dtype=jnp.float32),
   "sliding_4k": Case(Rule(3), frames=3),
   "actions_32k": Case(Rule(), frames=21, actions=32),
   "sliding_32k": Case(Rule(3), frames=21),

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels.window_attention.blocks import Plan, Rows, span_of
 from pallas_kernels.window_attention.visibility import Rule, Span
 
-HIDDEN_SCORE = -1e30  # finite, so that a query that sees nothing yields zeros and no NaN
 LOG2_E = 1.4426950408889634  # exp2 is what the hardware has
 
 

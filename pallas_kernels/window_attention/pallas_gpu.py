@@ -28,7 +28,7 @@ from pallas_kernels.window_attention.blocks import (
   blocks_of_keys,
   blocks_of_queries,
 )
-from pallas_kernels.window_attention.visibility import Rule, Span
+from pallas_kernels.window_attention.visibility import HIDDEN_SCORE, Rule, Span
 
 ON_CHIP_BYTES = 99 * 2**10  # shared memory that a block of threads can have on every GPU since Ampere
 WIDEST_HEAD = 128  # a block of queries, its sums and its scores live in registers
@@ -217,7 +217,7 @@ def _forward_kernel(blocks, ends, span, q_ref, k_ref, v_ref, out_ref, lse_ref, *
     peak, total, out = carry  # [bq], [bq], [bq D]
     scores = _product(q, program.load(k_ref, key_block, plan.key).T) * (scale * flash.LOG2_E)  # [bq bk]
     if mask is not None:
-      scores = jnp.where(mask, scores, flash.HIDDEN_SCORE)
+      scores = jnp.where(mask, scores, HIDDEN_SCORE)
     next_peak = jnp.maximum(peak, jnp.max(scores, axis=1))
     weights = jnp.exp2(scores - next_peak[:, None])
     if mask is not None:
@@ -228,7 +228,7 @@ def _forward_kernel(blocks, ends, span, q_ref, k_ref, v_ref, out_ref, lse_ref, *
     return next_peak, decay * total + jnp.sum(weights, axis=1), out
 
   start = (
-    jnp.full(plan.query.block, flash.HIDDEN_SCORE, jnp.float32),
+    jnp.full(plan.query.block, HIDDEN_SCORE, jnp.float32),
     jnp.zeros(plan.query.block, jnp.float32),
     jnp.zeros(q.shape, jnp.float32),
   )
@@ -236,7 +236,7 @@ def _forward_kernel(blocks, ends, span, q_ref, k_ref, v_ref, out_ref, lse_ref, *
   sees = total > 0
   total = jnp.where(sees, total, 1.0)
   program.store(out_ref, out / total[:, None], plan.query)
-  program.store(lse_ref, jnp.where(sees, peak + jnp.log2(total), flash.HIDDEN_SCORE), plan.query, statistic=True)
+  program.store(lse_ref, jnp.where(sees, peak + jnp.log2(total), HIDDEN_SCORE), plan.query, statistic=True)
 
 
 def _query_gradient_kernel(

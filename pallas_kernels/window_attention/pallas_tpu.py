@@ -28,7 +28,7 @@ from pallas_kernels.window_attention.blocks import (
   blocks_of_keys,
   blocks_of_queries,
 )
-from pallas_kernels.window_attention.visibility import Rule, Span
+from pallas_kernels.window_attention.visibility import HIDDEN_SCORE, Rule, Span
 
 LANES = 128
 ON_CHIP_BYTES = 14 * 2**20  # what tiles may take by `on_chip_bytes`
@@ -251,14 +251,14 @@ def _forward_kernel(
 
   @pl.when(step == 0)
   def _():
-    peak_ref[...] = jnp.full_like(peak_ref, flash.HIDDEN_SCORE)
+    peak_ref[...] = jnp.full_like(peak_ref, HIDDEN_SCORE)
     total_ref[...] = jnp.zeros_like(total_ref)
     sum_ref[...] = jnp.zeros_like(sum_ref)
 
   def visit(mask, real):
     scores = _product(q_ref[...], k_ref[...], transposed=True) * (scale * flash.LOG2_E)  # [bq bk]
     if mask is not None:
-      scores = jnp.where(mask, scores, flash.HIDDEN_SCORE)
+      scores = jnp.where(mask, scores, HIDDEN_SCORE)
     peak = jnp.maximum(peak_ref[...], jnp.max(scores, axis=1, keepdims=True))  # [bq lanes], all lanes alike
     weights = jnp.exp2(scores - peak[:, :1])
     if mask is not None:
@@ -275,7 +275,7 @@ def _forward_kernel(
     sees = total_ref[...] > 0
     total = jnp.where(sees, total_ref[...], 1.0)
     out_ref[...] = (sum_ref[...] / total[:, :1]).astype(out_ref.dtype)
-    lse_ref[...] = jnp.where(sees, peak_ref[...] + jnp.log2(total), flash.HIDDEN_SCORE).T[:1]
+    lse_ref[...] = jnp.where(sees, peak_ref[...] + jnp.log2(total), HIDDEN_SCORE).T[:1]
 
 
 def _query_gradient_kernel(

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+HIDDEN_SCORE = -1e30  # of a key that is not seen; finite, so that a query that sees nothing yields no NaN
+
 
 @dataclasses.dataclass(frozen=True)
 class Rule:

@@ -5,14 +5,18 @@ are then walked in blocks, each against the few frames around it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from pallas_kernels.window_attention.visibility import Rule, Span
+from pallas_kernels.window_attention.visibility import HIDDEN_SCORE, Rule, Span
+
+SAVED = "window_attention"  # what a checkpoint keeps of a block
 
 # [N] query frames, [N] key frames -> who sees whom, from positions [phase, frame in phase, token in frame].
 Visible = Callable[[Int[Array, "N"], Int[Array, "M"]], Bool[Array, "B P Q K"]]
@@ -125,6 +129,8 @@ def _banded(
   if reach is None:
     reach = k.shape[2]
   block = min(count, reach + 1)  # a wider block wastes work at its edges, a narrower one splits matrix products
+  if block + 2 * reach >= k.shape[2]:
+    block = count  # each block would meet all keys, or more
   blocks = -(-count // block)
 
   def attend(q, k, v, queries, keys):
@@ -145,7 +151,8 @@ def _banded(
   k, v = (jnp.pad(x, ((0, 0), (0, 0), (reach, max(back, 0)), (0, 0), (0, 0), (0, 0))) for x in (k, v))
   q = jnp.pad(q, ((0, 0), (0, 0), (0, blocks * block - count), (0, 0), (0, 0), (0, 0)))
 
-  @jax.checkpoint  # so that a backward pass keeps no scores
+  # A backward pass keeps neither scores nor the overlapping blocks of keys.
+  @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(SAVED))
   def one_block(index):
     start = index * block
     q_block = jax.lax.dynamic_slice_in_dim(q, start, block, axis=2)
@@ -158,10 +165,45 @@ def _banded(
   return rearrange(out, "blocks b p n l h d -> b p (blocks n) l h d")[:, :, :count]
 
 
+@jax.custom_vjp
 def _softmax_attention(q, k, v, mask):
-  """Softmax in float32; a query that sees nothing (padding) gets an average that nobody reads."""
+  """Softmax in float32; a query that sees nothing (padding) gets an average that nobody reads.
+
+  Its own derivative is that of flash attention: from the output and the log-sum-exp, without the sums of a softmax.
+  """
+  return _softmax_attention_forward(q, k, v, mask)[0]
+
+
+def _softmax_attention_forward(q, k, v, mask):
   shape = q.shape
   q, k, v = (rearrange(x, "b p n l h d -> b p (n l) h d") for x in (q, k, v))
-  logits = jnp.einsum("bpqhd,bpkhd->bphqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-  weights = jax.nn.softmax(jnp.where(mask[:, :, None], logits, -1e30))
-  return jnp.einsum("bphqk,bpkhd->bpqhd", weights.astype(v.dtype), v).reshape(shape)
+  scores = _scores(q, k, mask)
+  peak = jnp.max(scores, axis=-1, keepdims=True)
+  weights = jnp.exp(scores - peak)
+  total = jnp.sum(weights, axis=-1, keepdims=True)
+  out = jnp.einsum("bphqk,bpkhd->bphqd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
+  out = checkpoint_name(rearrange(out, "b p h q d -> b p q h d").astype(v.dtype), SAVED)
+  log_total = checkpoint_name(peak + jnp.log(total), SAVED)
+  return out.reshape(shape), (q, k, v, mask, out, log_total)
+
+
+def _softmax_attention_backward(residuals, d_out):
+  q, k, v, mask, out, log_total = residuals
+  shape, d_out = d_out.shape, d_out.reshape(out.shape)
+  weights = jnp.where(mask[:, :, None], jnp.exp(_scores(q, k, mask) - log_total), 0.0)
+  delta = jnp.einsum("bpqhd,bpqhd->bphq", d_out, out, preferred_element_type=jnp.float32)[..., None]
+  d_weights = jnp.einsum("bpqhd,bpkhd->bphqk", d_out, v, preferred_element_type=jnp.float32)
+  d_scores = (weights * (d_weights - delta) * q.shape[-1] ** -0.5).astype(q.dtype)
+  d_q = jnp.einsum("bphqk,bpkhd->bpqhd", d_scores, k)
+  d_k = jnp.einsum("bphqk,bpqhd->bpkhd", d_scores, q)
+  d_v = jnp.einsum("bphqk,bpqhd->bpkhd", weights.astype(v.dtype), d_out)
+  return *(rearrange(x, "b p (n l) h d -> b p n l h d", l=shape[3]) for x in (d_q, d_k, d_v)), None
+
+
+_softmax_attention.defvjp(_softmax_attention_forward, _softmax_attention_backward)
+
+
+def _scores(q: Float[Array, "B P Q H D"], k: Float[Array, "B P K H D"], mask: Bool[Array, "B P Q K"]):
+  """[B P H Q K], in float32."""
+  scores = jnp.einsum("bpqhd,bpkhd->bphqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+  return jnp.where(mask[:, :, None], scores, HIDDEN_SCORE)

@@ -18,7 +18,7 @@ def test_there_are_cases_for_a_cpu_and_for_the_released_shape(op):
   cases = workload.load(op).CASES
   assert {"cpu", "4k", "32k"} <= {name.rpartition("_")[2] for name in cases}
   for name, case in cases.items():
-    assert case.dtype == (jnp.float32 if name.startswith("cpu") else jnp.bfloat16)
+    assert case.dtype == (jnp.float32 if name.endswith("cpu") else jnp.bfloat16)
 
 
 @pytest.mark.parametrize(("op", "name"), CASES)
