@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 # Rows that are eliminated one by one; between blocks of so many, matrix products.
 BLOCK = 16
@@ -103,10 +103,24 @@ def factor(strict: Float[Array, "C C"], dtype) -> Float[Array, "C C"]:
   i, j = i[:rows], j[:rows]
   inverses = jnp.where(i == j & (rows - 1), 1.0, 0.0)
   for n in range(rows - 1):
-    factor = jnp.take_along_axis(blocks, (j & ~(rows - 1)) + n, axis=1)
+    factor = _take_lanes(blocks, (j & ~(rows - 1)) + n)
     inverses = inverses - factor * inverses[n : n + 1]
   diagonal = jnp.where(inside, jnp.concatenate([inverses] * (size // rows)), 0.0)
   return diagonal + nn(diagonal, jnp.where(inside, 0.0, strict))
+
+
+@jax.custom_batching.custom_vmap
+def _take_lanes(x: Float[Array, "R C"], lanes: Int[Array, "R C"]) -> Float[Array, "R C"]:
+  return jnp.take_along_axis(x, lanes, axis=1)
+
+
+@_take_lanes.def_vmap
+def _take_lanes_of_many(count, batched, x, lanes):
+  """Mosaic has no gather with a batch axis: the rows of all lie below each other."""
+  del count, batched
+  lanes = jnp.broadcast_to(lanes, x.shape)
+  rows = jnp.take_along_axis(x.reshape(-1, x.shape[-1]), lanes.reshape(-1, x.shape[-1]), axis=1)
+  return rows.reshape(x.shape), True
 
 
 def solve(factors: Float[Array, "C C"], targets: Float[Array, "C V"], dtype) -> Float[Array, "C V"]:
