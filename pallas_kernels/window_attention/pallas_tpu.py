@@ -255,18 +255,28 @@ def _forward_kernel(
     total_ref[...] = jnp.zeros_like(total_ref)
     sum_ref[...] = jnp.zeros_like(sum_ref)
 
+  parts = _parts(q_ref.shape[0])
+
   def visit(mask, real):
-    scores = _product(q_ref[...], k_ref[...], transposed=True) * (scale * flash.LOG2_E)  # [bq bk]
-    if mask is not None:
-      scores = jnp.where(mask, scores, HIDDEN_SCORE)
-    peak = jnp.maximum(peak_ref[...], jnp.max(scores, axis=1, keepdims=True))  # [bq lanes], all lanes alike
-    weights = jnp.exp2(scores - peak[:, :1])
-    if mask is not None:
-      weights = jnp.where(mask, weights, 0.0)
-    decay = jnp.exp2(peak_ref[...] - peak)
-    peak_ref[...] = peak
-    total_ref[...] = decay * total_ref[...] + jnp.sum(weights, axis=1, keepdims=True)
-    sum_ref[...] = decay[:, :1] * sum_ref[...] + _product(weights.astype(v_ref.dtype), real(v_ref[...]))  # [bq D]
+    v = real(v_ref[...])
+    score = lambda rows: _product(q_ref[rows], k_ref[...], transposed=True) * (scale * flash.LOG2_E)  # noqa: E731
+    ahead = score(parts[0])
+    # The softmax of some rows beside the products of others: the compiler does not reorder work over a whole block.
+    for rows, following in zip(parts, [*parts[1:], None], strict=True):
+      scores = ahead  # [bq bk]
+      if following is not None:
+        ahead = score(following)
+      seen = None if mask is None else mask[rows] if mask.shape[0] > 1 else mask
+      if seen is not None:
+        scores = jnp.where(seen, scores, HIDDEN_SCORE)
+      peak = jnp.maximum(peak_ref[rows], jnp.max(scores, axis=1, keepdims=True))  # [bq lanes], all lanes alike
+      weights = jnp.exp2(scores - peak[:, :1])
+      if seen is not None:
+        weights = jnp.where(seen, weights, 0.0)
+      decay = jnp.exp2(peak_ref[rows] - peak)
+      peak_ref[rows] = peak
+      total_ref[rows] = decay * total_ref[rows] + jnp.sum(weights, axis=1, keepdims=True)
+      sum_ref[rows] = decay[:, :1] * sum_ref[rows] + _product(weights.astype(v.dtype), v)  # [bq D]
 
   _when_visible(visit, plan, blocks, kinds, span, steps, keys_stream=True)
 
@@ -276,6 +286,12 @@ def _forward_kernel(
     total = jnp.where(sees, total_ref[...], 1.0)
     out_ref[...] = (sum_ref[...] / total[:, :1]).astype(out_ref.dtype)
     lse_ref[...] = jnp.where(sees, peak_ref[...] + jnp.log2(total), HIDDEN_SCORE).T[:1]
+
+
+def _parts(rows: int) -> list[slice]:
+  """Rows of a block in parts of 64 to 128, or whole where they cannot be cut so."""
+  sizes = [size for size in range(64, LANES + 1, 8) if rows % size == 0] or [rows]
+  return [slice(start, start + sizes[-1]) for start in range(0, rows, sizes[-1])]
 
 
 def _query_gradient_kernel(

@@ -52,6 +52,21 @@ class TestSeveral(WindowAttentionTest):
   attend, act = attend_by(several), act_by(several)
 
 
+@pytest.mark.parametrize(("tokens", "tiles"), [(40, Tiles(256, 128)), (208, Tiles(208, 208))])
+def test_a_large_block_is_walked_in_parts(tokens, tiles):
+  assert len(pallas_tpu._parts(tiles.stay)) == 2
+  inputs, rule = draw(9, tokens=tokens), Rule(2)
+  want, _ = dense(*inputs, rule, [1] * BATCH, [0] * BATCH, [9] * BATCH)
+  got = pallas_tpu.window_attention(*single(inputs), rule, Span(1), tiles=tiles, interpret=True)
+  assert_relative(got, want, 1e-5)
+
+
+@pytest.mark.parametrize(("rows", "part"), [(520, 104), (256, 128), (64, 64), (41, 41), (136, 136), (8, 8)])
+def test_parts_cover_a_block(rows, part):
+  parts = pallas_tpu._parts(rows)
+  assert parts[0] == slice(0, part) and parts[-1].stop == rows
+
+
 @pytest.mark.parametrize("tiles", [pieces(TOKENS), several(TOKENS)], ids=["pieces", "several"])
 def test_on_a_simulated_chip(tiles):
   """Memory that nobody wrote is NaN there, and a read that races with a write is found."""
