@@ -1,6 +1,7 @@
 """Gated delta net: the video tower's persistent memory. Linear cost, constant state."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -53,8 +54,9 @@ class GatedDeltaNet(nn.Module):
       tail[name] = joined[:, -TAPS:]
       mixed[name] = nn.silu(sum(joined[:, i + 1 : i + 1 + x.shape[1]] * taps[i] for i in range(TAPS)))
 
+    mixed["q"] = l2_normalise(mixed["q"], self.heads) * self.key_dim**-0.5
+    mixed["k"] = l2_normalise(mixed["k"], self.heads)
     q, k, v = (rearrange(mixed[name], "b t (h d) -> b t h d", h=self.heads) for name in "qkv")
-    q, k = l2_normalise(q) * self.key_dim**-0.5, l2_normalise(k)
     # Gates in float32: they are multiplied along the whole sequence.
     a = nn.Dense(self.heads, use_bias=False, dtype=self.dtype, name="a_proj")(x).astype(jnp.float32)
     a_log = self.param("A_log", _init_a_log, (self.heads,))
@@ -63,16 +65,44 @@ class GatedDeltaNet(nn.Module):
     beta = jax.nn.sigmoid(nn.Dense(self.heads, use_bias=False, dtype=self.dtype, name="b_proj")(x).astype(jnp.float32))
 
     read, matrix = gated_delta(q, k, v, log_decay, beta, None if state is None else state.matrix)
-    read = nn.RMSNorm(self.eps, dtype=self.dtype, name="o_norm")(read)
+    read = HeadNorm(self.heads, self.eps, name="o_norm")(rearrange(read, "b t h d -> b t (h d)"))
     gate = nn.Dense(widths["v"], use_bias=False, dtype=self.dtype, name="g_proj")(x)
-    read = rearrange(read, "b t h d -> b t (h d)") * nn.silu(gate)
+    read = read.astype(self.dtype) * nn.silu(gate)
     return nn.Dense(self.dim, use_bias=False, dtype=self.dtype, name="o_proj")(read), DeltaState(matrix, tail)
 
 
-def l2_normalise(x: Float[Array, "*B K"]) -> Float[Array, "*B K"]:
-  """Unit length in float32, with the reference's epsilon under the root."""
+class HeadNorm(nn.Module):
+  """RMS norm of each head in float32, with one scale for all heads."""
+
+  heads: int
+  eps: float
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*B HD"]) -> Float[Array, "*B HD"]:
+    width = x.shape[-1] // self.heads
+    scale = self.param("scale", nn.initializers.ones, (width,))
+    x = _scale_heads(x, self.heads, lambda squares: jax.lax.rsqrt(squares / width + self.eps))
+    return x * jnp.tile(scale, self.heads)
+
+
+def l2_normalise(x: Float[Array, "*B HD"], heads: int) -> Float[Array, "*B HD"]:
+  """Unit length of each head in float32, with the reference's epsilon under the root."""
+  return _scale_heads(x, heads, lambda squares: jax.lax.rsqrt(squares + 1e-6))
+
+
+def _scale_heads(
+  x: Float[Array, "*B HD"], heads: int, factor: Callable[[Float[Array, "*B H"]], Float[Array, "*B H"]]
+) -> Float[Array, "*B HD"]:
+  """Multiplies each head by what `factor` makes of the sum of its squares.
+
+  Both ways between heads and channels go through a product with zeros and ones, and no array [H D] is formed: on a TPU
+  20 heads are no whole tile, and each change of layout is a copy in float32 (docs/performance.md).
+  """
+  channel, head = (jax.lax.broadcasted_iota(jnp.int32, (x.shape[-1], heads), axis) for axis in (0, 1))
+  of_head = (channel // (x.shape[-1] // heads) == head).astype(jnp.float32)
+  precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else jax.lax.Precision.HIGH
   x = x.astype(jnp.float32)
-  return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-6)
+  return x * jnp.dot(factor(jnp.dot(x * x, of_head, precision=precision)), of_head.T, precision=precision)
 
 
 def _init_a_log(key, shape):

@@ -22,7 +22,7 @@ def gated_delta_rule(case: GoldenCase) -> Compared:
   for meta in case.meta["runs"]:
     name = f"T{meta['T']}/"
     t = case.part(name)
-    q, k = (l2_normalise(jnp.asarray(t[name])) for name in "qk")
+    q, k = (l2_normalise(jnp.asarray(t[name]), heads=1) for name in "qk")
     inputs = (q * q.shape[-1] ** -0.5, k, t["v"], t["g"], t["beta"])
     for suffix, state in (("noinit", None), ("init", t["initial_state"])):
       reads, final = run(*inputs, state)
