@@ -168,7 +168,7 @@ def _walk(
   """Runs a kernel over (block that stays, head, clip)."""
   ends = np.stack([(listing.kind == WHOLE).sum(1), (listing.kind != HIDDEN).sum(1)], axis=1).astype(np.int32)
   return pl.pallas_call(
-    functools.partial(kernel, width=operands[0].shape[-1] // heads),
+    functools.partial(kernel, width=operands[0].shape[-1] // heads, exp2=jnp.exp2 if interpret else _exp2),
     grid=(stay.count, heads, span.shape[0]),
     out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in out],
     compiler_params=plgpu.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages),
@@ -209,7 +209,9 @@ class _Program(NamedTuple):
     return ref.at[self.clip, unit, here, lanes], None if exists is None else exists[:, None]
 
 
-def _forward_kernel(blocks, ends, span, q_ref, k_ref, v_ref, out_ref, lse_ref, *, plan: Plan, scale: float, width: int):
+def _forward_kernel(
+  blocks, ends, span, q_ref, k_ref, v_ref, out_ref, lse_ref, *, plan: Plan, scale: float, width: int, exp2
+):  # fmt: skip
   program = _Program.here(width)
   q = program.load(q_ref, program.block, plan.query)
 
@@ -219,10 +221,10 @@ def _forward_kernel(blocks, ends, span, q_ref, k_ref, v_ref, out_ref, lse_ref, *
     if mask is not None:
       scores = jnp.where(mask, scores, flash.HIDDEN_SCORE)
     next_peak = jnp.maximum(peak, jnp.max(scores, axis=1))
-    weights = jnp.exp2(scores - next_peak[:, None])
+    weights = exp2(scores - next_peak[:, None])
     if mask is not None:
       weights = jnp.where(mask, weights, 0.0)
-    decay = jnp.exp2(peak - next_peak)
+    decay = exp2(peak - next_peak)
     v = program.load(v_ref, key_block, plan.key)
     out = decay[:, None] * out + _product(weights.astype(v.dtype), v)
     return next_peak, decay * total + jnp.sum(weights, axis=1), out
@@ -254,6 +256,7 @@ def _query_gradient_kernel(
   plan: Plan,
   scale: float,
   width: int,
+  exp2,
 ):
   program = _Program.here(width)
   q, d_out = (program.load(x, program.block, plan.query) for x in (q_ref, d_out_ref))
@@ -263,7 +266,7 @@ def _query_gradient_kernel(
     k, v = (program.load(x, key_block, plan.key) for x in (k_ref, v_ref))
     scores = _product(q, k.T) * (scale * flash.LOG2_E)  # [bq bk]
     d_weights = _product(d_out, v.T)
-    d_scores = jnp.exp2(scores - lse[:, None]) * (d_weights - delta[:, None])
+    d_scores = exp2(scores - lse[:, None]) * (d_weights - delta[:, None])
     if mask is not None:
       d_scores = jnp.where(mask, d_scores, 0.0)
     return dq + _product(d_scores.astype(k.dtype), k)
@@ -288,6 +291,7 @@ def _key_gradient_kernel(
   plan: Plan,
   scale: float,
   width: int,
+  exp2,
 ):
   program = _Program.here(width)
   k, v = (program.load(x, program.block, plan.key) for x in (k_ref, v_ref))
@@ -297,7 +301,7 @@ def _key_gradient_kernel(
     q, d_out = (program.load(x, query_block, plan.query) for x in (q_ref, d_out_ref))
     lse, delta = (program.load(x, query_block, plan.query, statistic=True) for x in (lse_ref, delta_ref))
     scores = _product(k, q.T) * (scale * flash.LOG2_E)  # [bk bq]
-    weights = jnp.exp2(scores - lse[None, :])
+    weights = exp2(scores - lse[None, :])
     if mask is not None:
       weights = jnp.where(mask, weights, 0.0)
     d_scores = weights * (_product(v, d_out.T) - delta[None, :])
@@ -337,6 +341,18 @@ def _shape(plan: Plan, rows: Rows, streams: bool) -> tuple[int, int] | None:
   if streams:
     return 1, rows.block
   return None if plan.rule.unit == "frame" and rows.length == rows.tokens else (rows.block, 1)
+
+
+def _exp2(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+  """One instruction, for the four of `jnp.exp2`: results below 2^-126, which it saves, are zero beside a sum's 1."""
+  (y,) = plgpu.elementwise_inline_asm(
+    "ex2.approx.ftz.f32 $0, $1;",
+    args=[x],
+    constraints="=f,f",
+    pack=1,
+    result_shape_dtypes=[jax.ShapeDtypeStruct(x.shape, x.dtype)],
+  )
+  return y
 
 
 def _product(x: Float[Array, "M K"], y: Float[Array, "K N"]) -> Float[Array, "M N"]:
