@@ -134,6 +134,7 @@ def check(target: str, op: str, case: str, pass_name: str) -> Row:
 def missing(target: str) -> str | None:
   """What to install so that programs can be compiled for a target, or None if it is all there."""
   platform = chips.CHIPS[target].platform
+  needed: dict[str, object]
   if platform == "tpu":
     needed = {"libtpu": importlib.util.find_spec("libtpu")}
   else:
@@ -228,7 +229,14 @@ def _gpu_kernels(lowered: jax.stages.Lowered) -> Iterator[Kernel]:
 def _registers(code: pathlib.Path) -> Iterator[tuple[str, int, int]]:
   """Name, registers and bytes spilled of each kernel in a file of PTX."""
   target = re.search(r"^\.target (\w+)", code.read_text(), re.MULTILINE)
-  command = [_ptxas() or "ptxas", "--verbose", f"--gpu-name={target and target[1]}", "--output-file", os.devnull, code]
+  command = [
+    _ptxas() or "ptxas",
+    "--verbose",
+    f"--gpu-name={target and target[1]}",
+    "--output-file",
+    os.devnull,
+    str(code),
+  ]
   log = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
   entries = r"entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers"
   for name, spilled, registers in re.findall(entries, log, re.DOTALL):

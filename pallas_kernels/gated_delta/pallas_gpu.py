@@ -22,6 +22,8 @@ from pallas_kernels.gated_delta import chunk
 CHUNK = 64
 BLOCK = 16  # the smallest product of a tensor core
 ROWS = 8  # eliminated one by one; more of them cost barriers, fewer cost products
+# float32 in six products of bfloat16, on tensor cores; those of float32 itself are thousands of multiply-adds a thread.
+EXACT = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6
 ON_CHIP_BYTES = 227 << 10  # of shared memory, and about as much of registers: what an SM of an H100 has of each
 
 
@@ -270,13 +272,13 @@ def _prepare_kernel(q, k, log_decay, beta, scores, inverses):
   n = pl.program_id(1)
   q, k = _take(q, n), _take(k, n)
   gates, write = _gates(log_decay, beta, n)
-  _, nt, _ = chunk.products(k.dtype)
+  _, nt, _ = _products(k.dtype)
   scores[n] = (nt(q, k) * gates.between).astype(scores.dtype)
-  inverses[n] = _inverse(write * chunk.answers(k, gates), k.dtype).astype(inverses.dtype)
+  inverses[n] = _inverse(write * chunk.strictly_lower(nt(k, k) * gates.between), k.dtype).astype(inverses.dtype)
 
 
 def _walk_kernel(q, k, v, log_decay, beta, scores, inverses, state, reads, final, *kept):
-  nn, *_ = chunk.products(v.dtype)
+  nn, _, tn = _products(v.dtype)
 
   def body(n, memory):
     q_n, k_n = _take(q, n), _take(k, n)
@@ -286,7 +288,7 @@ def _walk_kernel(q, k, v, log_decay, beta, scores, inverses, state, reads, final
     _put(reads, n, gates.start * nn(q_n, memory) + nn(scores[n], corrections))
     for ref, value in zip(kept, (memory, errors, corrections), strict=bool(kept)):
       ref[n] = value.astype(ref.dtype)
-    return chunk.write(k_n, corrections, gates, memory)
+    return gates.whole * memory + tn(k_n, gates.end * corrections)
 
   final[...] = jax.lax.fori_loop(0, beta.shape[0], body, state[...])
 
@@ -294,7 +296,7 @@ def _walk_kernel(q, k, v, log_decay, beta, scores, inverses, state, reads, final
 def _walk_back_kernel(
   q, k, log_decay, beta, scores, inverses, d_reads, d_final, d_targets, d_states, d_state
 ):  # fmt: skip
-  nn, _, tn = chunk.products(q.dtype)
+  nn, _, tn = _products(q.dtype)
 
   def body(i, d_memory):
     n = beta.shape[0] - 1 - i
@@ -316,7 +318,7 @@ def _gradients_kernel(
   q, k, log_decay, beta, states, corrections, d_reads, d_targets, d_states, d_q, d_k, d_log_decay, d_beta, *, width
 ):  # fmt: skip
   n = pl.program_id(1)
-  nn, nt, tn = chunk.products(q.dtype)
+  nn, nt, tn = _products(q.dtype)
   keys = q.shape[1]
   square, thin = jnp.zeros((CHUNK, CHUNK), jnp.float32), jnp.zeros((CHUNK, keys), jnp.float32)
 
@@ -357,6 +359,10 @@ def _gradients_kernel(
   d_log_decay[n] = d_log + jnp.where(jnp.arange(CHUNK) == CHUNK - 1, d_last, 0.0)
 
 
+def _products(dtype):
+  return chunk.products(dtype, EXACT)
+
+
 def _take(ref, n, columns=slice(None)):
   """A chunk of [T D]; zeros after the last token."""
   part = ref.at[pl.ds(n * CHUNK, CHUNK), columns]
@@ -384,8 +390,7 @@ def _gates(log_decay, beta, n):
 def _inverse(strict, dtype):
   """(I + strict)^-1: blocks on the diagonal row by row, all at once, then of twice the size by block inversion."""
   # What is rounded to bfloat16 in the end needs 16 bits on the way, and those are had from tensor cores.
-  exact = dtype == jnp.float32
-  precision = jax.lax.Precision.HIGHEST if exact else jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X3
+  precision = EXACT if dtype == jnp.float32 else jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X3
   count = CHUNK // ROWS
   along = lambda axis: jax.lax.broadcasted_iota(jnp.int32, (count, ROWS, count, ROWS), axis)  # noqa: E731
   inside = along(0) == along(2)

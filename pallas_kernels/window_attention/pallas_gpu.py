@@ -53,9 +53,13 @@ class Tiles:
 
 
 def on_chip_bytes(tiles: Tiles, head_dim: int, dtype: jnp.dtype) -> int:
-  """Shared memory of the hungriest pass, dk and dv: k and v, and q and do once per stage."""
-  width = pl.next_power_of_2(max(head_dim, SMALLEST_PRODUCT))
-  return 2 * width * (tiles.stay + tiles.stages * tiles.stream) * jnp.dtype(dtype).itemsize
+  """Shared memory of the hungriest pass, dk and dv.
+
+  It holds k and v, once per stage q, do and two statistics, and of float32 weights one of their parts.
+  """
+  width, itemsize = pl.next_power_of_2(max(head_dim, SMALLEST_PRODUCT)), jnp.dtype(dtype).itemsize
+  blocks = 2 * width * (tiles.stay + tiles.stages * tiles.stream) * itemsize
+  return blocks + 2 * 4 * tiles.stages * tiles.stream + (2 * tiles.stay * tiles.stream if itemsize == 4 else 0)
 
 
 def window_attention(
@@ -356,6 +360,7 @@ def _exp2(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
 
 
 def _product(x: Float[Array, "M K"], y: Float[Array, "K N"]) -> Float[Array, "M N"]:
-  """Summed in float32; float32 operands keep all their digits."""
+  """Summed in float32; float32 operands keep all their digits, in six products of bfloat16 on tensor cores."""
   exact = x.dtype == jnp.float32
-  return jnp.dot(x, y, precision=jax.lax.Precision.HIGHEST if exact else None, preferred_element_type=jnp.float32)
+  precision = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6 if exact else None
+  return jnp.dot(x, y, precision=precision, preferred_element_type=jnp.float32)

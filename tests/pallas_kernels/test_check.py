@@ -17,7 +17,6 @@ needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason=f"no libtpu; it comes with: {check.INSTALL['tpu']}"
 )
 needs_ptxas = pytest.mark.skipif(check.missing("sm90") is not None, reason=check.missing("sm90") or "")
-MOST_SPILLED = 400  # bytes
 
 
 @pytest.fixture
@@ -62,14 +61,14 @@ def test_a_kernel_is_compiled_forward_and_backward(op, target):
 @needs_ptxas
 @pytest.mark.sm90_backend
 @pytest.mark.parametrize("op", list(workload.OPS))
-def test_our_kernels_compile_for_a_gpu(op):
-  """In few registers: what spills inside a loop is not worth running."""
-  case = check.programs([op], small=True)[0][1]
+@pytest.mark.parametrize(("case", "most_spilled"), [("4k", 400), ("cpu", 2000)], ids=["bfloat16", "float32"])
+def test_our_kernels_compile_for_a_gpu(op, case, most_spilled):
+  """And spill little: float32 that misses the tensor cores spills tens of thousands of bytes."""
+  (case,) = [name for name in workload.load(op).CASES if name.endswith(case)]
   row = check.check("sm90", op, case, "gradient")
   assert row.outcome == "compiled", row.reason
   assert 0 < row.on_chip_bytes <= chips.CHIPS["sm90"].on_chip_bytes
-  for kernel in row.kernels:
-    assert 0 < kernel.registers <= 255 and kernel.spill_bytes <= MOST_SPILLED, kernel
+  assert max(kernel.spill_bytes for kernel in row.kernels) <= most_spilled, row.kernels
 
 
 @needs_ptxas
@@ -88,10 +87,10 @@ def test_a_kernel_is_compiled_for_a_gpu(op):
 @needs_ptxas
 @pytest.mark.sm90_backend
 def test_a_kernel_out_of_registers_spills(op, monkeypatch):
-  """The sums of 128 rows and columns are 512 for each thread of one warp, which has 255 registers."""
+  """The sums of 64 rows of 128 columns are 256 for each thread of one warp, which has 255 registers."""
   monkeypatch.setitem(toy.PARAMS, "gpu", triton.CompilerParams(num_warps=1, num_stages=1))
   monkeypatch.setattr(
-    toy, "implementations", lambda case: {"pallas_gpu": lambda x, w: toy.kernel(x, w, "gpu", 128, False)}
+    toy, "implementations", lambda case: {"pallas_gpu": lambda x, w: toy.kernel(x, w, "gpu", 64, False)}
   )
   (kernel,) = check.check("sm90", op, "4k", "forward").kernels
   assert kernel.spill_bytes > 0
