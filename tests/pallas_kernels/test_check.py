@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +133,12 @@ def test_without_a_compiler_it_says_what_to_install(op, monkeypatch):
   without(monkeypatch, "jax_cuda13_plugin")
   row = check.check("sm90", op, "4k", "gradient")
   assert row.outcome == "lowered" and row.reason.endswith(check.INSTALL["gpu"]) and not row.kernels
+
+
+def test_the_plugin_without_ptxas_is_not_enough(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nvidia" else name)
+  monkeypatch.setattr(shutil, "which", lambda name, path: None)
+  assert check.missing("sm90") == f"ptxas is not installed; it comes with: {check.INSTALL['gpu']}"
 
 
 def test_what_triton_cannot_lower_fails_even_without_its_compiler(op, monkeypatch):
