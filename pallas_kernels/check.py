@@ -3,12 +3,16 @@
 Mosaic and Triton really run: what does not fit into VMEM or shared memory, or what they cannot lower, is found here.
 """
 
+import contextlib
 import dataclasses
 import functools
+import importlib
 import importlib.util
 import os
 import pathlib
 import re
+import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,17 +20,14 @@ from typing import Any, Literal
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import AbstractDevice, AbstractMesh, SingleDeviceSharding, use_abstract_mesh
 
 from pallas_kernels import chips, workload
 from pallas_kernels.chips import Chip
 from pallas_kernels.dispatch import KERNELS
 
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "tpu7x": "tpu7x:2x2x1"}
-INSTALL = {
-  "tpu": 'pip install "kairos-jax[tpu]"',
-  "gpu": f"pip install --no-deps jax-cuda13-plugin=={jax.__version__} jax-cuda13-pjrt=={jax.__version__}",
-}
+INSTALL = {"tpu": 'pip install "kairos-jax[tpu]"', "gpu": 'pip install "kairos-jax[sm90]"'}
 PASSES = ("forward", "gradient")
 
 # What XLA asks a GPU for; of an H100 SXM.
@@ -45,6 +46,23 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 @dataclasses.dataclass(frozen=True)
+class Kernel:
+  """One kernel of a compiled program.
+
+  Attributes:
+    name: as in a profile.
+    on_chip_bytes: of VMEM or of shared memory, that the compiler gave it.
+    registers: of a thread; None on a TPU.
+    spill_bytes: that the code of a thread stores because it is out of registers; None on a TPU.
+  """
+
+  name: str
+  on_chip_bytes: int
+  registers: int | None = None
+  spill_bytes: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
   """One program for one target.
 
@@ -54,7 +72,7 @@ class Row:
     target: name of a chip.
     outcome: "lowered" is translated to Triton, whose compiler for the target is not installed.
     reason: why it is not "compiled", in one line.
-    kernels: name of each kernel in the program, and the bytes of on-chip memory that the compiler gave it.
+    kernels: those of the program, in the order in which they run; none if it was not compiled.
     hbm_bytes: least traffic, by formula.
     flops: by formula.
     roofline_seconds: the least time for them on the target.
@@ -67,7 +85,7 @@ class Row:
   target: str
   outcome: Literal["compiled", "lowered", "failed"]
   reason: str
-  kernels: tuple[tuple[str, int], ...]
+  kernels: tuple[Kernel, ...]
   hbm_bytes: int
   flops: int
   roofline_seconds: float
@@ -76,7 +94,7 @@ class Row:
   @property
   def on_chip_bytes(self) -> int | None:
     """Of the kernel that takes most; None if none was compiled."""
-    return max((size for _, size in self.kernels), default=None)
+    return max((kernel.on_chip_bytes for kernel in self.kernels), default=None)
 
 
 def programs(ops: Sequence[str], small: bool) -> list[tuple[str, str, str]]:
@@ -116,10 +134,18 @@ def check(target: str, op: str, case: str, pass_name: str) -> Row:
 def missing(target: str) -> str | None:
   """What to install so that programs can be compiled for a target, or None if it is all there."""
   platform = chips.CHIPS[target].platform
-  package = {"tpu": "libtpu", "gpu": "jax_cuda13_plugin"}[platform]
-  if importlib.util.find_spec(package):
-    return None
-  return f"{package} is not installed; it comes with: {INSTALL[platform]}"
+  needed: dict[str, object]
+  if platform == "tpu":
+    needed = {"libtpu": importlib.util.find_spec("libtpu")}
+  else:
+    needed = {"jax_cuda13_plugin": importlib.util.find_spec("jax_cuda13_plugin"), "ptxas": _ptxas()}
+  lacking = [name for name, found in needed.items() if not found]
+  return f"{lacking[0]} is not installed; it comes with: {INSTALL[platform]}" if lacking else None
+
+
+def pretend(chip: Chip) -> contextlib.AbstractContextManager[Any]:
+  """Within it Pallas finds this chip where it asks what it lowers for (as it does since JAX 0.11)."""
+  return use_abstract_mesh(AbstractMesh((), (), abstract_device=AbstractDevice(chip.device_kind, None, chip.platform)))
 
 
 def one_line(error: Exception) -> str:
@@ -140,12 +166,14 @@ def _program(work, case, implementation: str, pass_name: str) -> tuple[Callable[
 
 def _compile(chip: Chip, function, arguments):
   if (reason := missing(chip.name)) and chip.platform == "gpu":
-    jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))
+    with pretend(chip):
+      jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))
     return "lowered", f"lowered is translated to Triton only: {reason}", ()
   sharding = SingleDeviceSharding(_device(chip))
   arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
-  lowered = jax.jit(function).trace(*arguments).lower()
-  kernels = tuple((_in_vmem if chip.platform == "tpu" else _in_shared_memory)(lowered))
+  with pretend(chip) if chip.platform == "gpu" else contextlib.nullcontext():
+    lowered = jax.jit(function).trace(*arguments).lower()
+  kernels = tuple((_tpu_kernels if chip.platform == "tpu" else _gpu_kernels)(lowered))
   if not kernels:
     return "failed", "the compiled program holds no Pallas kernel", ()
   return "compiled", "", kernels
@@ -155,7 +183,15 @@ def _compile(chip: Chip, function, arguments):
 def _device(chip: Chip):
   """A device of a machine that is only described."""
   if chip.platform == "gpu":
-    topology = topologies.get_topology_desc("cuda", platform="cuda", target_config=_SM90, topology="1x1x1")
+    describe = functools.partial(
+      topologies.get_topology_desc, "cuda", platform="cuda", target_config=_SM90, topology="1x1x1"
+    )
+    try:
+      topology = describe()
+    except NotImplementedError:  # JAX has turned the plugin away: it misses libraries that only running needs
+      os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
+      importlib.import_module("jax_plugins.xla_cuda13").initialize()
+      topology = describe()
   else:
     # Nothing is asked of a cloud's metadata server, and other processes may compile at the same time.
     os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1", TPU_LOG_DIR="disabled")
@@ -170,21 +206,48 @@ def _device(chip: Chip):
   return topology.devices[0]
 
 
-def _in_vmem(lowered: jax.stages.Lowered) -> Iterator[tuple[str, int]]:
-  """Name and bytes of VMEM of each Pallas kernel."""
+def _tpu_kernels(lowered: jax.stages.Lowered) -> Iterator[Kernel]:
   for line in lowered.compile().as_text().splitlines():
     if 'custom_call_target="tpu_custom_call"' in line:
       used = re.search(r'"used_scoped_memory_configs":\[{"memory_space":"1","offset":"\d+","size":"(\d+)"}', line)
-      yield _pallas_names(line)[0], int(used[1]) if used else 0
+      yield Kernel(_pallas_names(line)[0], int(used[1]) if used else 0)
 
 
-def _in_shared_memory(lowered: jax.stages.Lowered) -> list[tuple[str, int]]:
-  """Name and bytes of shared memory of each Pallas kernel, which XLA writes down only among its dumps."""
+def _gpu_kernels(lowered: jax.stages.Lowered) -> Iterator[Kernel]:
+  """XLA writes shared memory down only among its dumps; registers it leaves to ptxas, which tells when asked."""
   with tempfile.TemporaryDirectory() as folder:
-    names = _pallas_names(lowered.compile(compiler_options={"xla_dump_to": folder}).as_text())
+    options = {"xla_dump_to": folder, "xla_dump_emitter_re": "ptx"}
+    names = _pallas_names(lowered.compile(compiler_options=options).as_text())
     launches = "".join(path.read_text() for path in pathlib.Path(folder).glob("*.thunk_sequence.txt"))
-  found = re.findall(r"\] (\w+?)(?:__\d+)? grid: .* shared_memory: (\d+) bytes", launches)
-  return [(name, int(size)) for name, size in found if name in names]
+    codes = [path for path in pathlib.Path(folder).glob("*.ptx") if any(name in path.read_text() for name in names)]
+    registers = {name: counts for path in codes for name, *counts in _registers(path)}
+  for entry, name, size in re.findall(r"\] ((\w+?)(?:__\d+)?) grid: .* shared_memory: (\d+) bytes", launches):
+    if name in names:
+      yield Kernel(name, int(size), *registers[entry])
+
+
+def _registers(code: pathlib.Path) -> Iterator[tuple[str, int, int]]:
+  """Name, registers and bytes spilled of each kernel in a file of PTX."""
+  target = re.search(r"^\.target (\w+)", code.read_text(), re.MULTILINE)
+  command = [
+    _ptxas() or "ptxas",
+    "--verbose",
+    f"--gpu-name={target and target[1]}",
+    "--output-file",
+    os.devnull,
+    str(code),
+  ]
+  log = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+  entries = r"entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers"
+  for name, spilled, registers in re.findall(entries, log, re.DOTALL):
+    yield name, int(registers), int(spilled)
+
+
+def _ptxas() -> str | None:
+  """The assembler that XLA takes: of the wheels, on the path, or of an installed CUDA toolkit."""
+  wheel = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.cu13")
+  places = [f"{place}/bin" for place in (wheel and wheel.submodule_search_locations) or ()]
+  return shutil.which("ptxas", path=os.pathsep.join([*places, os.environ["PATH"], "/usr/local/cuda/bin"]))
 
 
 def _pallas_names(hlo: str) -> list[str]:

@@ -7,8 +7,8 @@ usage:
 
 `check` compiles every kernel, forward and backward, at the released shape and 32k tokens, and fails if one does not
 compile. It prints the on-chip memory that the compiler took, the least HBM traffic and the operations by formula, and
-the time below which no kernel can go on that chip. TPU targets need libtpu, but no TPU; sm90 needs JAX's CUDA plugin,
-but no GPU, and is only translated to Triton without it.
+the time below which no kernel can go on that chip; for a GPU also each kernel's registers and what they spill. TPU
+targets need libtpu, but no TPU; sm90 needs the `sm90` extra, but no GPU, and is only translated to Triton without it.
 
 `bench` holds every implementation, and other libraries where they are installed, against the reference, and then times
 those that are right, in turns. `tune` tries tile sizes on the present TPU or GPU and keeps the fastest.
@@ -110,6 +110,9 @@ def _check(ops: list[str], targets: list[str], small: bool, as_json: bool) -> in
         rows.append(check.check(target, *program))
         if not as_json:
           show(_check_line(rows[-1], chips.CHIPS[target]))
+          for kernel in rows[-1].kernels:
+            if kernel.registers is not None:
+              show(_kernel_line(kernel))
         progress.advance(task)
   failed = [row for row in rows if row.outcome == "failed"]
   if as_json:
@@ -129,6 +132,11 @@ def _check_line(row, chip) -> str:
     f"{row.op:<17} {row.case:<12} {row.pass_name:<9} {row.target:<6} {on_chip:>18} {row.hbm_bytes / 1e9:>8.2f} "
     f"{row.flops / 1e12:>7.3f} {row.roofline_seconds * 1e3:>12.2f}  {result}"
   )
+
+
+def _kernel_line(kernel) -> str:
+  spilled = f", {kernel.spill_bytes} bytes spilled" if kernel.spill_bytes else ""
+  return f"  {kernel.name:<46} {kernel.on_chip_bytes >> 10:>11} KiB, {kernel.registers} registers{spilled}"
 
 
 def _bench(cases: list[tuple[str, str]], as_json: bool) -> int:

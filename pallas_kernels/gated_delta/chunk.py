@@ -42,12 +42,14 @@ class Gradients(NamedTuple):
   state: Float[Array, "K V"]
 
 
-def products(dtype) -> tuple[Callable[..., Array], Callable[..., Array], Callable[..., Array]]:
+def products(
+  dtype, exact: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST
+) -> tuple[Callable[..., Array], Callable[..., Array], Callable[..., Array]]:
   """Matrix products a b, a b^T and a^T b with operands in `dtype`, accumulated in float32.
 
-  float32 operands are multiplied as float32, which a TPU does in six passes of bfloat16.
+  float32 operands are multiplied as `exact` says: as float32, which a TPU does in six passes of bfloat16.
   """
-  precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+  precision = exact if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
 
   def product(contract_a, contract_b):
     dims = (((contract_a,), (contract_b,)), ((), ()))

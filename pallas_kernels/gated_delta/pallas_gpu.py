@@ -21,6 +21,9 @@ from pallas_kernels.gated_delta import chunk
 
 CHUNK = 64
 BLOCK = 16  # the smallest product of a tensor core
+ROWS = 8  # eliminated one by one; more of them cost barriers, fewer cost products
+# float32 in six products of bfloat16, on tensor cores; those of float32 itself are thousands of multiply-adds a thread.
+EXACT = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6
 ON_CHIP_BYTES = 227 << 10  # of shared memory, and about as much of registers: what an SM of an H100 has of each
 
 
@@ -32,11 +35,13 @@ class Tiles:
     columns: of the memory, where a program walks; more of them share the reads of q and k, and fill more registers.
     rows: of the memory, where all chunks are taken at once.
     warps: of a walk.
+    stages: chunks in shared memory at once; with one, their loads are waited for and pass through registers.
   """
 
   columns: int = 64
   rows: int = 64
   warps: int = 8
+  stages: int = 2
 
 
 def gated_delta(
@@ -80,15 +85,21 @@ def gated_delta(
 
 
 def on_chip_bytes(tiles: Tiles, key_dim: int, value_dim: int, dtype) -> int:
-  """Shared memory of a walk, which takes the most: q, k, P, A^-1, and the operands made of v and of the memory."""
-  columns = min(tiles.columns, value_dim)
-  return jnp.dtype(dtype).itemsize * (2 * CHUNK * key_dim + 2 * CHUNK**2 + (2 * CHUNK + key_dim) * columns)
+  """Shared memory of a walk back, which takes the most.
+
+  The chunks' q, k, P, A^-1, d_reads and gates, and the operands made of the memory and of what is written to it.
+  """
+  columns, itemsize = min(tiles.columns, value_dim), jnp.dtype(dtype).itemsize
+  chunks = tiles.stages * (itemsize * CHUNK * (2 * key_dim + 2 * CHUNK + columns) + 2 * 4 * CHUNK)
+  return chunks + itemsize * (CHUNK + key_dim) * columns
 
 
 def candidates(heads: int, key_dim: int, value_dim: int, dtype) -> list[Tiles]:
   """Tiles whose operands fit into shared memory, and the memory itself into half of the registers."""
   del heads  # each has programs of its own
-  tilings = [Tiles(columns, 64, warps) for columns in (64, 32, 128, 16) for warps in (8, 4)]
+  tilings = [
+    Tiles(columns, 64, warps, stages) for stages in (2, 1) for columns in (64, 32, 128, 16) for warps in (8, 4)
+  ]
   return [
     tiles
     for tiles in tilings
@@ -148,11 +159,8 @@ class _Calls:
   def __init__(self, tiles: Tiles, interpret: bool, q, v, beta):
     _, self._tokens, self._heads, self._key_dim = q.shape
     self._value_dim, self._dtype, self._gates, self._interpret = v.shape[-1], v.dtype, beta.shape, interpret
-    self._rows, self._columns, self._warps = (
-      min(tiles.rows, self._key_dim),
-      min(tiles.columns, self._value_dim),
-      tiles.warps,
-    )
+    self._rows, self._columns = min(tiles.rows, self._key_dim), min(tiles.columns, self._value_dim)
+    self._walk = {"warps": tiles.warps, "stages": tiles.stages}
 
   def prepare(self, q, k, log_decay, beta):
     """P and A^-1 of every chunk."""
@@ -180,7 +188,7 @@ class _Calls:
       [keys, keys, values, gates, gates, square, square, memory],
       [values, memory] + [memories, rows, rows] * keep,
       [jax.ShapeDtypeStruct(v.shape, v.dtype), jax.ShapeDtypeStruct(state.shape, jnp.float32)] + kept * keep,
-      warps=self._warps,
+      **self._walk,
     )
     return call(q, k, v, log_decay, beta, scores, inverses, state)
 
@@ -199,7 +207,7 @@ class _Calls:
         self._like(self._key_dim, self._value_dim),
         jax.ShapeDtypeStruct(d_final.shape, jnp.float32),
       ],
-      warps=self._warps,
+      **self._walk,
     )
     return call(q, k, log_decay, beta, scores, inverses, d_reads, d_final)
 
@@ -223,17 +231,18 @@ class _Calls:
       [keys, keys, part, part],
       [jax.ShapeDtypeStruct(q.shape, q.dtype)] * 2 + [parts] * 2,
       warps=4,
+      stages=2,
     )
     return call(q, k, log_decay, beta, states, corrections, d_reads, d_targets, d_states)
 
-  def _call(self, kernel, grid, in_specs, out_specs, out_shape, *, warps: int):
+  def _call(self, kernel, grid, in_specs, out_specs, out_shape, *, warps: int, stages: int = 1):
     return pl.pallas_call(
       kernel,
       grid=(*grid, self._gates[0] * self._heads),
       in_specs=in_specs,
       out_specs=out_specs,
       out_shape=out_shape,
-      compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=1),
+      compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=stages),
       interpret=self._interpret,
       name="gated_delta" + getattr(kernel, "func", kernel).__name__.removesuffix("_kernel"),
     )
@@ -263,13 +272,13 @@ def _prepare_kernel(q, k, log_decay, beta, scores, inverses):
   n = pl.program_id(1)
   q, k = _take(q, n), _take(k, n)
   gates, write = _gates(log_decay, beta, n)
-  _, nt, _ = chunk.products(k.dtype)
+  _, nt, _ = _products(k.dtype)
   scores[n] = (nt(q, k) * gates.between).astype(scores.dtype)
-  inverses[n] = _inverse(write * chunk.answers(k, gates)).astype(inverses.dtype)
+  inverses[n] = _inverse(write * chunk.strictly_lower(nt(k, k) * gates.between), k.dtype).astype(inverses.dtype)
 
 
 def _walk_kernel(q, k, v, log_decay, beta, scores, inverses, state, reads, final, *kept):
-  nn, *_ = chunk.products(v.dtype)
+  nn, _, tn = _products(v.dtype)
 
   def body(n, memory):
     q_n, k_n = _take(q, n), _take(k, n)
@@ -279,7 +288,7 @@ def _walk_kernel(q, k, v, log_decay, beta, scores, inverses, state, reads, final
     _put(reads, n, gates.start * nn(q_n, memory) + nn(scores[n], corrections))
     for ref, value in zip(kept, (memory, errors, corrections), strict=bool(kept)):
       ref[n] = value.astype(ref.dtype)
-    return chunk.write(k_n, corrections, gates, memory)
+    return gates.whole * memory + tn(k_n, gates.end * corrections)
 
   final[...] = jax.lax.fori_loop(0, beta.shape[0], body, state[...])
 
@@ -287,7 +296,7 @@ def _walk_kernel(q, k, v, log_decay, beta, scores, inverses, state, reads, final
 def _walk_back_kernel(
   q, k, log_decay, beta, scores, inverses, d_reads, d_final, d_targets, d_states, d_state
 ):  # fmt: skip
-  nn, _, tn = chunk.products(q.dtype)
+  nn, _, tn = _products(q.dtype)
 
   def body(i, d_memory):
     n = beta.shape[0] - 1 - i
@@ -309,7 +318,7 @@ def _gradients_kernel(
   q, k, log_decay, beta, states, corrections, d_reads, d_targets, d_states, d_q, d_k, d_log_decay, d_beta, *, width
 ):  # fmt: skip
   n = pl.program_id(1)
-  nn, nt, tn = chunk.products(q.dtype)
+  nn, nt, tn = _products(q.dtype)
   keys = q.shape[1]
   square, thin = jnp.zeros((CHUNK, CHUNK), jnp.float32), jnp.zeros((CHUNK, keys), jnp.float32)
 
@@ -350,6 +359,10 @@ def _gradients_kernel(
   d_log_decay[n] = d_log + jnp.where(jnp.arange(CHUNK) == CHUNK - 1, d_last, 0.0)
 
 
+def _products(dtype):
+  return chunk.products(dtype, EXACT)
+
+
 def _take(ref, n, columns=slice(None)):
   """A chunk of [T D]; zeros after the last token."""
   part = ref.at[pl.ds(n * CHUNK, CHUNK), columns]
@@ -374,19 +387,27 @@ def _gates(log_decay, beta, n):
   return chunk.decay(accumulated[:, None], accumulated[None, :], last), beta[n][:, None]
 
 
-def _inverse(strict):
+def _inverse(strict, dtype):
   """(I + strict)^-1: blocks on the diagonal row by row, all at once, then of twice the size by block inversion."""
-  nn, *_ = chunk.products(jnp.float32)
+  # What is rounded to bfloat16 in the end needs 16 bits on the way, and those are had from tensor cores.
+  precision = EXACT if dtype == jnp.float32 else jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X3
+  count = CHUNK // ROWS
+  along = lambda axis: jax.lax.broadcasted_iota(jnp.int32, (count, ROWS, count, ROWS), axis)  # noqa: E731
+  inside = along(0) == along(2)
+  blocks = jnp.sum(jnp.where(inside, strict.reshape(inside.shape), 0.0), axis=2)
+  i, j = (jax.lax.broadcasted_iota(jnp.int32, blocks.shape, axis) for axis in (1, 2))
+  inverses = jnp.where(i == j, 1.0, 0.0)
+  for n in range(ROWS - 1):
+    factor = jnp.sum(jnp.where(j == n, blocks, 0.0), axis=2, keepdims=True)
+    pivot = jnp.sum(jnp.where(i == n, inverses, 0.0), axis=1, keepdims=True)
+    inverses -= factor * pivot
+  inverse = jnp.where(inside, inverses[:, :, None], 0.0).reshape(CHUNK, CHUNK)
+
   i, j = chunk.indices(CHUNK)
   apart = i ^ j  # below 2^n if both lie in the same block of 2^n
-  inverse = jnp.where(i == j, 1.0, 0.0)
-  for n in range(BLOCK - 1):
-    factor = jnp.sum(jnp.where((apart < BLOCK) & (j & (BLOCK - 1) == n), strict, 0.0), axis=1, keepdims=True)
-    pivot = jnp.sum(jnp.where(i & (BLOCK - 1) == n, inverse, 0.0), axis=0, keepdims=True)
-    inverse = inverse - jnp.where(apart < BLOCK, factor, 0.0) * pivot
-  size = BLOCK
+  size = ROWS
   while size < CHUNK:
     corner = jnp.where((apart >= size) & (apart < 2 * size), strict, 0.0)
-    inverse = inverse - nn(inverse, nn(corner, inverse))
+    inverse -= jnp.dot(inverse, jnp.dot(corner, inverse, precision=precision), precision=precision)
     size *= 2
   return inverse

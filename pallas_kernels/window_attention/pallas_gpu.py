@@ -53,9 +53,13 @@ class Tiles:
 
 
 def on_chip_bytes(tiles: Tiles, head_dim: int, dtype: jnp.dtype) -> int:
-  """Shared memory of the hungriest pass, dk and dv: k and v, and q and do once per stage."""
-  width = pl.next_power_of_2(max(head_dim, SMALLEST_PRODUCT))
-  return 2 * width * (tiles.stay + tiles.stages * tiles.stream) * jnp.dtype(dtype).itemsize
+  """Shared memory of the hungriest pass, dk and dv.
+
+  It holds k and v, once per stage q, do and two statistics, and of float32 weights one of their parts.
+  """
+  width, itemsize = pl.next_power_of_2(max(head_dim, SMALLEST_PRODUCT)), jnp.dtype(dtype).itemsize
+  blocks = 2 * width * (tiles.stay + tiles.stages * tiles.stream) * itemsize
+  return blocks + 2 * 4 * tiles.stages * tiles.stream + (2 * tiles.stay * tiles.stream if itemsize == 4 else 0)
 
 
 def window_attention(
@@ -168,7 +172,7 @@ def _walk(
   """Runs a kernel over (block that stays, head, clip)."""
   ends = np.stack([(listing.kind == WHOLE).sum(1), (listing.kind != HIDDEN).sum(1)], axis=1).astype(np.int32)
   return pl.pallas_call(
-    functools.partial(kernel, width=operands[0].shape[-1] // heads),
+    functools.partial(kernel, width=operands[0].shape[-1] // heads, exp2=jnp.exp2 if interpret else _exp2),
     grid=(stay.count, heads, span.shape[0]),
     out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in out],
     compiler_params=plgpu.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages),
@@ -209,7 +213,9 @@ class _Program(NamedTuple):
     return ref.at[self.clip, unit, here, lanes], None if exists is None else exists[:, None]
 
 
-def _forward_kernel(blocks, ends, span, q_ref, k_ref, v_ref, out_ref, lse_ref, *, plan: Plan, scale: float, width: int):
+def _forward_kernel(
+  blocks, ends, span, q_ref, k_ref, v_ref, out_ref, lse_ref, *, plan: Plan, scale: float, width: int, exp2
+):  # fmt: skip
   program = _Program.here(width)
   q = program.load(q_ref, program.block, plan.query)
 
@@ -219,10 +225,10 @@ def _forward_kernel(blocks, ends, span, q_ref, k_ref, v_ref, out_ref, lse_ref, *
     if mask is not None:
       scores = jnp.where(mask, scores, HIDDEN_SCORE)
     next_peak = jnp.maximum(peak, jnp.max(scores, axis=1))
-    weights = jnp.exp2(scores - next_peak[:, None])
+    weights = exp2(scores - next_peak[:, None])
     if mask is not None:
       weights = jnp.where(mask, weights, 0.0)
-    decay = jnp.exp2(peak - next_peak)
+    decay = exp2(peak - next_peak)
     v = program.load(v_ref, key_block, plan.key)
     out = decay[:, None] * out + _product(weights.astype(v.dtype), v)
     return next_peak, decay * total + jnp.sum(weights, axis=1), out
@@ -254,6 +260,7 @@ def _query_gradient_kernel(
   plan: Plan,
   scale: float,
   width: int,
+  exp2,
 ):
   program = _Program.here(width)
   q, d_out = (program.load(x, program.block, plan.query) for x in (q_ref, d_out_ref))
@@ -263,7 +270,7 @@ def _query_gradient_kernel(
     k, v = (program.load(x, key_block, plan.key) for x in (k_ref, v_ref))
     scores = _product(q, k.T) * (scale * flash.LOG2_E)  # [bq bk]
     d_weights = _product(d_out, v.T)
-    d_scores = jnp.exp2(scores - lse[:, None]) * (d_weights - delta[:, None])
+    d_scores = exp2(scores - lse[:, None]) * (d_weights - delta[:, None])
     if mask is not None:
       d_scores = jnp.where(mask, d_scores, 0.0)
     return dq + _product(d_scores.astype(k.dtype), k)
@@ -288,6 +295,7 @@ def _key_gradient_kernel(
   plan: Plan,
   scale: float,
   width: int,
+  exp2,
 ):
   program = _Program.here(width)
   k, v = (program.load(x, program.block, plan.key) for x in (k_ref, v_ref))
@@ -297,7 +305,7 @@ def _key_gradient_kernel(
     q, d_out = (program.load(x, query_block, plan.query) for x in (q_ref, d_out_ref))
     lse, delta = (program.load(x, query_block, plan.query, statistic=True) for x in (lse_ref, delta_ref))
     scores = _product(k, q.T) * (scale * flash.LOG2_E)  # [bk bq]
-    weights = jnp.exp2(scores - lse[None, :])
+    weights = exp2(scores - lse[None, :])
     if mask is not None:
       weights = jnp.where(mask, weights, 0.0)
     d_scores = weights * (_product(v, d_out.T) - delta[None, :])
@@ -339,7 +347,20 @@ def _shape(plan: Plan, rows: Rows, streams: bool) -> tuple[int, int] | None:
   return None if plan.rule.unit == "frame" and rows.length == rows.tokens else (rows.block, 1)
 
 
+def _exp2(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+  """One instruction, for the four of `jnp.exp2`: results below 2^-126, which it saves, are zero beside a sum's 1."""
+  (y,) = plgpu.elementwise_inline_asm(
+    "ex2.approx.ftz.f32 $0, $1;",
+    args=[x],
+    constraints="=f,f",
+    pack=1,
+    result_shape_dtypes=[jax.ShapeDtypeStruct(x.shape, x.dtype)],
+  )
+  return y
+
+
 def _product(x: Float[Array, "M K"], y: Float[Array, "K N"]) -> Float[Array, "M N"]:
-  """Summed in float32; float32 operands keep all their digits."""
+  """Summed in float32; float32 operands keep all their digits, in six products of bfloat16 on tensor cores."""
   exact = x.dtype == jnp.float32
-  return jnp.dot(x, y, precision=jax.lax.Precision.HIGHEST if exact else None, preferred_element_type=jnp.float32)
+  precision = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6 if exact else None
+  return jnp.dot(x, y, precision=precision, preferred_element_type=jnp.float32)

@@ -7,7 +7,7 @@ import pytest
 
 from kairos_jax.cli import main as cli
 from pallas_kernels import bench, check, workload
-from pallas_kernels.check import Row
+from pallas_kernels.check import Kernel, Row
 from tests.pallas_kernels import toy
 
 
@@ -26,7 +26,7 @@ def outcomes(monkeypatch):
 
   def compiled(target, op, case, pass_name):
     reason = {"compiled": "", "lowered": "no CUDA plugin", "failed": "out of vmem"}[found[target]]
-    kernels = (("first", 1 << 20), ("second", 3 << 20)) if found[target] == "compiled" else ()
+    kernels = (Kernel("first", 1 << 20), Kernel("second", 3 << 20)) if found[target] == "compiled" else ()
     return Row(op, case, pass_name, target, found[target], reason, kernels, 2 * 10**9, 3 * 10**12, 0.004, 0.5)
 
   monkeypatch.setattr(check, "check", compiled)
@@ -39,6 +39,16 @@ def test_check_prints_a_line_a_program(outcomes, capsys):
   assert out.count("no CUDA plugin") == 1 and "2 compiled, 2 lowered" in out and "4.00" in out
 
 
+def test_check_prints_what_a_gpu_kernel_takes(monkeypatch, capsys):
+  kernels = Kernel("wide", 96 << 10, 255, 56), Kernel("narrow", 80 << 10, 183, 0)
+  row = Row("toy", "4k", "gradient", "sm90", "compiled", "", kernels, 1, 1, 0.1, 0.1)
+  monkeypatch.setattr(check, "check", lambda *program: row)
+  assert cli.main(["kernels", "check", "--targets=sm90"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[2].split() == "wide 96 KiB, 255 registers, 56 bytes spilled".split()
+  assert lines[3].split() == "narrow 80 KiB, 183 registers".split()
+
+
 def test_check_fails_if_a_kernel_does_not_compile(outcomes, capsys):
   assert cli.main(["kernels", "check", "--targets=v5e,v6e"]) == 1
   assert capsys.readouterr().out.count("failed: out of vmem") == 2
@@ -48,7 +58,11 @@ def test_check_as_json(outcomes, capsys):
   assert cli.main(["kernels", "check", "--targets=v5e", "--json", "--small"]) == 0
   rows = json.loads(capsys.readouterr().out)
   assert [(row["case"], row["pass_name"]) for row in rows] == [("4k", "forward"), ("4k", "gradient")]
-  assert rows[0]["on_chip_bytes"] == 3 << 20 and rows[0]["kernels"] == [["first", 1 << 20], ["second", 3 << 20]]
+  assert rows[0]["on_chip_bytes"] == 3 << 20
+  assert [kernel["name"] for kernel in rows[0]["kernels"]] == [
+    "first",
+    "second",
+  ]
 
 
 def test_no_libtpu_is_one_line(monkeypatch, capsys):

@@ -2,12 +2,14 @@
 
 import functools
 import importlib.util
+import shutil
 
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.experimental.pallas import triton
 
 from pallas_kernels import check, chips, workload
 from tests.pallas_kernels import toy
@@ -15,6 +17,7 @@ from tests.pallas_kernels import toy
 needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason=f"no libtpu; it comes with: {check.INSTALL['tpu']}"
 )
+needs_ptxas = pytest.mark.skipif(check.missing("sm90") is not None, reason=check.missing("sm90") or "")
 
 
 @pytest.fixture
@@ -46,8 +49,8 @@ def test_our_kernels_compile(op, target):
 def test_a_kernel_is_compiled_forward_and_backward(op, target):
   forward, gradient = (check.check(target, op, "4k", pass_name) for pass_name in check.PASSES)
   assert (forward.outcome, gradient.outcome) == ("compiled", "compiled"), (forward.reason, gradient.reason)
-  assert [name for name, _ in forward.kernels] == ["toy_product"]
-  assert [name for name, _ in gradient.kernels] == ["toy_product"] * 2
+  assert [kernel.name for kernel in forward.kernels] == ["toy_product"]
+  assert [kernel.name for kernel in gradient.kernels] == ["toy_product"] * 2
   # The blocks in flight: at least one of each, at most two; what XLA itself put into VMEM is not the kernel's.
   block, weight = 32 * 128 * 2, 128 * 128 * 2
   low = 0 if target == "tpu7x" else block + weight
@@ -56,12 +59,51 @@ def test_a_kernel_is_compiled_forward_and_backward(op, target):
   assert forward.roofline_seconds == chips.roofline_seconds(chips.CHIPS[target], forward.flops, forward.hbm_bytes) > 0
 
 
-@pytest.mark.skipif(check.missing("sm90") is not None, reason=check.missing("sm90") or "")
-def test_a_kernel_is_compiled_for_a_gpu(op):
-  row = check.check("sm90", op, "4k", "gradient")
+@needs_ptxas
+@pytest.mark.sm90_backend
+@pytest.mark.parametrize("op", list(workload.OPS))
+@pytest.mark.parametrize(("case", "most_spilled"), [("4k", 400), ("cpu", 2000)], ids=["bfloat16", "float32"])
+def test_our_kernels_compile_for_a_gpu(op, case, most_spilled):
+  """And spill little: float32 that misses the tensor cores spills tens of thousands of bytes."""
+  (case,) = [name for name in workload.load(op).CASES if name.endswith(case)]
+  row = check.check("sm90", op, case, "gradient")
   assert row.outcome == "compiled", row.reason
-  assert [name for name, _ in row.kernels] == ["toy_product"] * 2
-  assert all(0 < size <= chips.CHIPS["sm90"].on_chip_bytes for _, size in row.kernels)
+  assert 0 < row.on_chip_bytes <= chips.CHIPS["sm90"].on_chip_bytes
+  assert max(kernel.spill_bytes for kernel in row.kernels) <= most_spilled, row.kernels
+
+
+@needs_ptxas
+@pytest.mark.sm90_backend
+def test_a_kernel_is_compiled_for_a_gpu(op):
+  forward, gradient = (check.check("sm90", op, "4k", pass_name) for pass_name in check.PASSES)
+  assert (forward.outcome, gradient.outcome) == ("compiled", "compiled"), (forward.reason, gradient.reason)
+  assert [kernel.name for kernel in forward.kernels] == ["toy_product"]
+  assert [kernel.name for kernel in gradient.kernels] == ["toy_product"] * 2
+  block, weight = 32 * 128 * 2, 128 * 128 * 2
+  assert all(weight <= kernel.on_chip_bytes <= block + weight for kernel in gradient.kernels)
+  # A thread holds 32 of the sums.
+  assert all(32 < kernel.registers < 255 and kernel.spill_bytes == 0 for kernel in gradient.kernels)
+
+
+@needs_ptxas
+@pytest.mark.sm90_backend
+def test_a_kernel_out_of_registers_spills(op, monkeypatch):
+  """The sums of 64 rows of 128 columns are 256 for each thread of one warp, which has 255 registers."""
+  monkeypatch.setitem(toy.PARAMS, "gpu", triton.CompilerParams(num_warps=1, num_stages=1))
+  monkeypatch.setattr(
+    toy, "implementations", lambda case: {"pallas_gpu": lambda x, w: toy.kernel(x, w, "gpu", 64, False)}
+  )
+  (kernel,) = check.check("sm90", op, "4k", "forward").kernels
+  assert kernel.spill_bytes > 0
+
+
+@needs_ptxas
+@pytest.mark.sm90_backend
+def test_a_kernel_that_does_not_fit_a_gpu_says_so_in_one_line(op, monkeypatch):
+  wide = toy.Case(512, dim=512)
+  monkeypatch.setitem(toy.CASES, "4k", wide)
+  row = check.check("sm90", op, "4k", "forward")
+  assert row.outcome == "failed" and "hared memory" in row.reason and "\n" not in row.reason
 
 
 @needs_libtpu
@@ -91,6 +133,12 @@ def test_without_a_compiler_it_says_what_to_install(op, monkeypatch):
   without(monkeypatch, "jax_cuda13_plugin")
   row = check.check("sm90", op, "4k", "gradient")
   assert row.outcome == "lowered" and row.reason.endswith(check.INSTALL["gpu"]) and not row.kernels
+
+
+def test_the_plugin_without_ptxas_is_not_enough(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nvidia" else name)
+  monkeypatch.setattr(shutil, "which", lambda name, path: None)
+  assert check.missing("sm90") == f"ptxas is not installed; it comes with: {check.INSTALL['gpu']}"
 
 
 def test_what_triton_cannot_lower_fails_even_without_its_compiler(op, monkeypatch):
