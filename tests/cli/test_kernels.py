@@ -59,10 +59,7 @@ def test_check_as_json(outcomes, capsys):
   rows = json.loads(capsys.readouterr().out)
   assert [(row["case"], row["pass_name"]) for row in rows] == [("4k", "forward"), ("4k", "gradient")]
   assert rows[0]["on_chip_bytes"] == 3 << 20
-  assert [kernel["name"] for kernel in rows[0]["kernels"]] == [
-    "first",
-    "second",
-  ]
+  assert [kernel["name"] for kernel in rows[0]["kernels"]] == ["first", "second"]
 
 
 def test_no_libtpu_is_one_line(monkeypatch, capsys):
