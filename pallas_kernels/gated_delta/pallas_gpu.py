@@ -24,7 +24,9 @@ BLOCK = 16  # the smallest product of a tensor core
 ROWS = 8  # eliminated one by one; more of them cost barriers, fewer cost products
 # float32 in six products of bfloat16, on tensor cores; those of float32 itself are thousands of multiply-adds a thread.
 EXACT = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6
-ON_CHIP_BYTES = 227 << 10  # of shared memory, and about as much of registers: what an SM of an H100 has of each
+# Shared memory of a block of threads, by compute capability; other GPUs since Ampere have the least of these.
+ON_CHIP_BYTES = {"8.0": 163 << 10, "9.0": 227 << 10, "10.0": 227 << 10}
+LEAST_ON_CHIP_BYTES = 99 << 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,15 +97,19 @@ def on_chip_bytes(tiles: Tiles, key_dim: int, value_dim: int, dtype) -> int:
 
 
 def candidates(heads: int, key_dim: int, value_dim: int, dtype) -> list[Tiles]:
-  """Tiles whose operands fit into shared memory, and the memory itself into half of the registers."""
+  """Tiles whose operands fit into shared memory, and the memory itself into half of the registers.
+
+  Of the present GPU; of an H100 where there is none, as when compiling for one.
+  """
   del heads  # each has programs of its own
+  limit = ON_CHIP_BYTES.get(getattr(jax.devices()[0], "compute_capability", "9.0"), LEAST_ON_CHIP_BYTES)
   tilings = [
     Tiles(columns, 64, warps, stages) for stages in (2, 1) for columns in (64, 32, 128, 16) for warps in (8, 4)
   ]
   return [
     tiles
     for tiles in tilings
-    if on_chip_bytes(tiles, key_dim, value_dim, dtype) <= ON_CHIP_BYTES
+    if on_chip_bytes(tiles, key_dim, value_dim, dtype) <= limit
     and 4 * key_dim * tiles.columns <= 128 * 4 * 32 * tiles.warps
   ]
 
@@ -115,7 +121,10 @@ def tile_key(key_dim: int, value_dim: int, dtype) -> str:
 
 def _pick_tiles(heads: int, key_dim: int, value_dim: int, dtype) -> Tiles:
   tuned = tiles_table.lookup("gated_delta", jax.devices()[0].device_kind, tile_key(key_dim, value_dim, dtype))
-  return Tiles(**tuned) if tuned else candidates(heads, key_dim, value_dim, dtype)[0]
+  fits = [Tiles(**tuned)] if tuned else candidates(heads, key_dim, value_dim, dtype)
+  if not fits:
+    raise Unsupported(f"gated_delta: K is {key_dim} in {jnp.dtype(dtype).name}; allowed: what fits into shared memory")
+  return fits[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

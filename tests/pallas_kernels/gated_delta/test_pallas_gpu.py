@@ -1,6 +1,7 @@
 """The GPU kernels on a CPU: interpreted for their numbers, and lowered to Triton."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from pallas_kernels import check, chips
 from pallas_kernels.dispatch import Unsupported
 from pallas_kernels.gated_delta import pallas_gpu
-from pallas_kernels.gated_delta.pallas_gpu import Tiles
+from pallas_kernels.gated_delta.pallas_gpu import Tiles, candidates
 from tests.pallas_kernels.gated_delta.base import GatedDeltaTest
 
 
@@ -49,3 +50,18 @@ def test_what_it_cannot_do_is_refused(key, value, dtype, message):
   shapes = [(1, 2, 1, key)] * 2 + [(1, 2, 1, value)] + [(1, 2, 1)] * 2
   with pytest.raises(Unsupported, match=message):
     jax.eval_shape(pallas_gpu.gated_delta, *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes))
+
+
+@pytest.mark.parametrize(("capability", "most"), [("8.0", 163), ("8.9", 99), ("9.0", 227)])
+def test_tiles_fit_the_gpu_that_is_there(capability, most, monkeypatch):
+  device = SimpleNamespace(compute_capability=capability, device_kind="a GPU")
+  monkeypatch.setattr(jax, "devices", lambda: [device])
+  sizes = [pallas_gpu.on_chip_bytes(x, 256, 512, jnp.bfloat16) for x in candidates(20, 256, 512, jnp.bfloat16)]
+  assert sizes and most // 2 << 10 < max(sizes) <= most << 10
+
+
+def test_a_head_that_does_not_fit_the_gpu_is_refused(monkeypatch):
+  monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(compute_capability="8.0", device_kind="a GPU")])
+  shapes = [(1, 2, 1, 256)] * 2 + [(1, 2, 1, 512)] + [(1, 2, 1)] * 2
+  with pytest.raises(Unsupported, match="K is 256 in float32; allowed: what fits into shared memory"):
+    jax.eval_shape(pallas_gpu.gated_delta, *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
