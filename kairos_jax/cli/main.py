@@ -7,6 +7,7 @@ A subcommand is a module whose docstring is its help text, with two functions:
                                                               returns is the exit code, None being 0
 """
 
+import glob
 import importlib
 import logging as python_logging
 import os
@@ -39,6 +40,9 @@ COMMANDS = {
   ),
   "rollout": Command("kairos_jax.cli.rollout", "imagine minutes of video, in constant time and memory a chunk"),
 }
+
+# TPUs, NVIDIA GPUs, and GPUs as Linux under Windows sees them.
+ACCELERATORS = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*", "/dev/dxg")
 
 EXAMPLES = """\
   kairos demo --quick
@@ -74,6 +78,9 @@ def _dispatch(argv: list[str]) -> int:
     hint = arguments.did_you_mean(name, COMMANDS) or f"; commands are {', '.join(COMMANDS)}"
     raise KairosError(f"unknown command {name!r}{hint}")
 
+  if not any(glob.glob(pattern) for pattern in ACCELERATORS):
+    # The compilers for chips that are not here may be: JAX would try each of them, and print a page about it.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
   # What was compiled once is kept: stages of equal shape, and runs that go on, start at once.
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/kairos_jax"))
   command = importlib.import_module(COMMANDS[name].module)

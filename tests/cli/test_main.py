@@ -88,6 +88,18 @@ def test_interrupt_and_bugs(probe, capsys):
     probe("--fail=bug")
 
 
+@pytest.mark.parametrize(("device", "asked", "want"), [("", None, "cpu"), ("nvidia0", None, None), ("", "tpu", "tpu")])
+def test_jax_looks_for_no_accelerator_where_there_is_none(probe, monkeypatch, tmp_path, device, asked, want):
+  """Else the compilers for absent chips, which tests install, fill the screen."""
+  if device:
+    (tmp_path / device).touch()
+  monkeypatch.setattr(cli, "ACCELERATORS", [f"{tmp_path}/nvidia[0-9]*"])
+  environment = {} if asked is None else {"JAX_PLATFORMS": asked}
+  monkeypatch.setattr(cli.os, "environ", environment)
+  assert cli.main(["probe"]) == 0
+  assert environment.get("JAX_PLATFORMS") == want
+
+
 def test_unknown_command(capsys):
   assert cli.main(["dta"]) == 2
   assert capsys.readouterr().err == "kairos: unknown command 'dta'; did you mean data?\n"
