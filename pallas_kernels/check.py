@@ -219,23 +219,24 @@ def _gpu_kernels(lowered: jax.stages.Lowered) -> Iterator[Kernel]:
     options = {"xla_dump_to": folder, "xla_dump_emitter_re": "ptx"}
     names = _pallas_names(lowered.compile(compiler_options=options).as_text())
     launches = "".join(path.read_text() for path in pathlib.Path(folder).glob("*.thunk_sequence.txt"))
-    codes = [path for path in pathlib.Path(folder).glob("*.ptx") if any(name in path.read_text() for name in names)]
-    registers = {name: counts for path in codes for name, *counts in _registers(path)}
+    codes = {path: path.read_text() for path in pathlib.Path(folder).glob("*.ptx")}
+    ours = [(path, code) for path, code in codes.items() if any(name in code for name in names)]
+    registers = {name: counts for path, code in ours for name, *counts in _registers(path, code)}
   for entry, name, size in re.findall(r"\] ((\w+?)(?:__\d+)?) grid: .* shared_memory: (\d+) bytes", launches):
     if name in names:
       yield Kernel(name, int(size), *registers[entry])
 
 
-def _registers(code: pathlib.Path) -> Iterator[tuple[str, int, int]]:
-  """Name, registers and bytes spilled of each kernel in a file of PTX."""
-  target = re.search(r"^\.target (\w+)", code.read_text(), re.MULTILINE)
+def _registers(path: pathlib.Path, code: str) -> Iterator[tuple[str, int, int]]:
+  """Name, registers and bytes spilled of each kernel in a file of PTX, which holds `code`."""
+  target = re.search(r"^\.target (\w+)", code, re.MULTILINE)
   command = [
     _ptxas() or "ptxas",
     "--verbose",
     f"--gpu-name={target and target[1]}",
     "--output-file",
     os.devnull,
-    str(code),
+    str(path),
   ]
   log = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
   entries = r"entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers"

@@ -77,10 +77,12 @@ def row(column: Float[Array, "C 1"]) -> Float[Array, "1 C"]:
   return jnp.sum(jnp.where(i == j, column, 0.0), axis=0, keepdims=True)
 
 
-def decay(log_column: Float[Array, "C 1"], log_row: Float[Array, "1 C"], log_last: Float[Array, "1 1"]) -> Decay:
+def decay(
+  log_column: Float[Array, "*B C 1"], log_row: Float[Array, "*B 1 C"], log_last: Float[Array, "*B 1 1"]
+) -> Decay:
   """From the log-decay accumulated since the start of the chunk: both ways round, and that of its last token."""
-  i, j = indices(log_row.shape[1])
-  # Masked before exp: above the diagonal the exponent is positive and may overflow.
+  i, j = indices(log_row.shape[-1])
+  # Masked before exp: above the diagonal the exponent is positive and may overflow, and inf * 0 poisons gradients.
   between = jnp.exp(jnp.where(i >= j, log_column - log_row, -jnp.inf))
   return Decay(jnp.exp(log_column), jnp.exp(log_last - log_column), jnp.exp(log_last), between)
 
@@ -151,17 +153,23 @@ def _diagonal(factors):
   return jnp.where((i ^ j) < BLOCK, factors, 0.0)
 
 
-def answers(k: Float[Array, "C K"], gates: Decay) -> Float[Array, "C C"]:
-  """What token i reads of what token j < i wrote: tril(k_i.k_j D_ij, -1)."""
-  _, nt, _ = products(k.dtype)
+def answers(
+  k: Float[Array, "C K"], gates: Decay, exact: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST
+) -> Float[Array, "C C"]:
+  """What token i reads of what token j < i wrote: tril(k_i.k_j D_ij, -1); `exact` as in `products`."""
+  _, nt, _ = products(k.dtype, exact)
   return strictly_lower(nt(k, k) * gates.between)
 
 
 def write(
-  k: Float[Array, "C K"], corrections: Float[Array, "C V"], gates: Decay, state: Float[Array, "K V"]
+  k: Float[Array, "C K"],
+  corrections: Float[Array, "C V"],
+  gates: Decay,
+  state: Float[Array, "K V"],
+  exact: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST,
 ) -> Float[Array, "K V"]:
-  """The memory after the chunk."""
-  *_, tn = products(k.dtype)
+  """The memory after the chunk; `exact` as in `products`."""
+  *_, tn = products(k.dtype, exact)
   return gates.whole * state + tn(k, gates.end * corrections)
 
 

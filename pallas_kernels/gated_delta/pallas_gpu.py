@@ -1,8 +1,8 @@
 """Gated delta rule on a GPU, by Triton: what needs no memory for all chunks at once, then a walk over the chunks.
 
-A program of a walk keeps in registers the memory of one head and `VALUES` of its columns, which never meet the other
-columns. The backward pass walks forward once more and keeps the memory at every chunk, walks back with the memory's
-gradient, keeps it too, and then takes all chunks at once.
+A program of a walk keeps in registers the memory of one head and `Tiles.columns` of its columns, which never meet the
+other columns. The backward pass walks forward once more and keeps the memory at every chunk, walks back with the
+memory's gradient, keeps it too, and then takes all chunks at once.
 """
 
 import dataclasses
@@ -64,7 +64,8 @@ def gated_delta(
     interpret: run in Pallas' interpreter instead of on a GPU.
 
   Raises:
-    Unsupported: K is no power of two from 16 to 256, V none from 16, or `v` neither float32 nor bfloat16.
+    Unsupported: K is no power of two from 16 to 256, V none from 16, `v` neither float32 nor bfloat16, or no tiles fit
+      into the GPU's shared memory.
   """
   batch, tokens, heads, key_dim = k.shape
   value_dim = v.shape[-1]
@@ -283,11 +284,11 @@ def _prepare_kernel(q, k, log_decay, beta, scores, inverses):
   gates, write = _gates(log_decay, beta, n)
   _, nt, _ = _products(k.dtype)
   scores[n] = (nt(q, k) * gates.between).astype(scores.dtype)
-  inverses[n] = _inverse(write * chunk.strictly_lower(nt(k, k) * gates.between), k.dtype).astype(inverses.dtype)
+  inverses[n] = _inverse(write * chunk.answers(k, gates, EXACT), k.dtype).astype(inverses.dtype)
 
 
 def _walk_kernel(q, k, v, log_decay, beta, scores, inverses, state, reads, final, *kept):
-  nn, _, tn = _products(v.dtype)
+  nn, *_ = _products(v.dtype)
 
   def body(n, memory):
     q_n, k_n = _take(q, n), _take(k, n)
@@ -297,7 +298,7 @@ def _walk_kernel(q, k, v, log_decay, beta, scores, inverses, state, reads, final
     _put(reads, n, gates.start * nn(q_n, memory) + nn(scores[n], corrections))
     for ref, value in zip(kept, (memory, errors, corrections), strict=bool(kept)):
       ref[n] = value.astype(ref.dtype)
-    return gates.whole * memory + tn(k_n, gates.end * corrections)
+    return chunk.write(k_n, corrections, gates, memory, EXACT)
 
   final[...] = jax.lax.fori_loop(0, beta.shape[0], body, state[...])
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from pallas_kernels.gated_delta.chunk import Decay
+from pallas_kernels.gated_delta.chunk import Decay, decay
 
 BLOCK = 16
 SEGMENT = 4
@@ -131,20 +131,11 @@ class _Chunks(NamedTuple):
   from_memory: Float[Array, "N B H C K"]
 
 
-def _decay(log_decay: Float[Array, "N B H C"]) -> Decay:
-  """See `chunk.decay`; from log_decay accumulated since the start of a chunk."""
-  causal = jnp.tril(jnp.ones((log_decay.shape[-1],) * 2, bool))
-  # Masked before exp: above the diagonal the exponent is positive and may overflow, and inf * 0 poisons gradients.
-  between = jnp.exp(jnp.where(causal, log_decay[..., :, None] - log_decay[..., None, :], -jnp.inf))
-  log_decay = log_decay[..., None]
-  last = log_decay[..., -1:, :]
-  return Decay(jnp.exp(log_decay), jnp.exp(last - log_decay), jnp.exp(last), between)
-
-
 def _prepare(q, k, v, log_decay, beta) -> _Chunks:
-  gates = _decay(jnp.cumsum(log_decay, axis=-1))
+  row = jnp.cumsum(log_decay, axis=-1)[..., None, :]
+  gates = decay(jnp.swapaxes(row, -1, -2), row, row[..., -1:])
   beta = beta[..., None]
-  of_keys, of_queries = _halves(_nt(jnp.concatenate([beta * k, q], axis=-2), k), axis=-2)
+  of_keys, of_queries = _halves(_nt(jnp.concatenate([beta * k, q], axis=-2), k))
   solve, solve_transposed = _solvers(jnp.tril(of_keys * gates.between, -1))
   own, from_memory = solve(beta * v), solve(beta * gates.start * k)
   return _Chunks(gates, of_queries * gates.between, solve_transposed, own, from_memory)
@@ -156,7 +147,7 @@ def _forward(state, q, k, v, log_decay, beta):
 
   def step(memory, x):
     own, readers, k_to_end, whole = x
-    expected, reads = _halves(readers @ memory, axis=-2)
+    expected, reads = _halves(readers @ memory)
     corrections = own - expected
     return whole * memory + _tn(k_to_end, corrections), (corrections, reads)
 
@@ -192,10 +183,10 @@ def _backward(state, d_state, d_reads, q, k, v, log_decay, beta):
   xs = memories, corrections, d_reads, own, from_memory, writers, gates.whole
   d_state, (d_targets, to_memory, to_end) = jax.lax.scan(step, d_state, xs, reverse=True)
 
-  q_to_memory, k_to_memory = _halves(to_memory, axis=-2)
+  q_to_memory, k_to_memory = _halves(to_memory)
   d_scores = _nt(d_reads, corrections) * gates.between
   d_answer = jnp.tril(_nt(d_targets, corrections) * gates.between, -1)
-  from_q, from_k = _halves(jnp.concatenate([d_scores, d_answer], axis=-2) @ k, axis=-2)
+  from_q, from_k = _halves(jnp.concatenate([d_scores, d_answer], axis=-2) @ k)
   d_q = gates.start * q_to_memory + from_q
   d_expected = gates.start * k_to_memory + from_k  # by what the memory answers to k
   d_left = -beta * d_expected
@@ -216,11 +207,11 @@ def _one_token(
 ) -> tuple[Float[Array, "B H V"], Float[Array, "B H K V"]]:
   """A step of the recurrence: the memory is read once for key and query together, and once to be updated."""
   q, k, v, log_decay, beta = inputs
-  decay = jnp.exp(log_decay)[..., None]
-  expected, read = decay * jnp.einsum("nbhk,bhkv->nbhv", jnp.stack([k, q]), state)
+  kept = jnp.exp(log_decay)[..., None]
+  expected, read = kept * jnp.einsum("nbhk,bhkv->nbhv", jnp.stack([k, q]), state)
   correction = beta[..., None] * (v - expected)
   read = read + jnp.sum(q * k, axis=-1, keepdims=True) * correction
-  state = decay[..., None] * state + k[..., :, None] * correction[..., None, :]
+  state = kept[..., None] * state + k[..., :, None] * correction[..., None, :]
   return read, state
 
 
@@ -281,5 +272,5 @@ def _dots(a: Float[Array, "... C D"], b: Float[Array, "... C D"]) -> Float[Array
   return jnp.einsum("...cd,...cd->...c", a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def _halves(x: Array, axis: int) -> list[Array]:
-  return jnp.split(x, 2, axis=axis)
+def _halves(x: Float[Array, "... 2*C D"]) -> list[Float[Array, "... C D"]]:
+  return jnp.split(x, 2, axis=-2)
