@@ -39,7 +39,7 @@ class Curriculum:
   """Which source sample i of a stage comes from, and which element of that source's own stream: a grain selection map.
 
   The mixture is met at every moment, not only on average: after any n samples a source is at most a sample or two from
-  its due. The order within that is random, so that striding over samples favours no source. The stage's samples are
+  its due. The order within that is random, so that striding over samples favors no source. The stage's samples are
   planned once; beyond them (where damaged records were passed over) the end mixture goes on.
   """
 

@@ -25,7 +25,7 @@ def make_loader(
   sources: Mapping[str, str | Path],
   mixture: Mixture,
   *,
-  batch: int,
+  batch_size: int,
   frames: int,
   seed: int,
   tokenize: Tokenize,
@@ -46,7 +46,7 @@ def make_loader(
   Args:
     sources: dataset folders by name.
     mixture: weights of the sources over the stage.
-    batch: samples in this process's batches, B.
+    batch_size: samples in this process's batches, B.
     frames: of a sample, T; a shorter clip is padded with its last frame.
     seed: of shuffling, mixing, cropping and the choice of captions.
     tokenize: a caption to int32 token ids of one fixed length N.
@@ -67,8 +67,8 @@ def make_loader(
   Raises:
     KairosError: the mixture names an unknown source, a dataset cannot be read, or a count is out of range.
   """
-  if min(batch, frames, steps) < 1:
-    raise KairosError(f"batch {batch}, frames {frames} and steps {steps} must be at least 1")
+  if min(batch_size, frames, steps) < 1:
+    raise KairosError(f"batch_size {batch_size}, frames {frames} and steps {steps} must be at least 1")
   if not 0 <= process_index < process_count:
     raise KairosError(f"process_index {process_index} is out of range: 0 to {process_count - 1}")
   if unknown := set(mixture.names) - set(sources):
@@ -85,7 +85,7 @@ def make_loader(
     raise KairosError(f"frame sizes differ between sources: {sizes}; a batch needs one")
 
   report = report or ReadReport()
-  samples = batch * steps * process_count
+  samples = batch_size * steps * process_count
   streams = []
   for name in mixture.names:
     source = sorted(sources).index(name)
@@ -95,8 +95,8 @@ def make_loader(
   sampler = _Sampler(samples, frames, seed, tokenize, crop, instruction_share, state_dim, action_dim)
   mixed = grain.MapDataset.select_from_datasets(streams, Curriculum(mixture, samples, seed))
   mine = mixed.map_with_index(sampler)[process_index::process_count]
-  options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2 * batch)
-  return iter(mine.to_iter_dataset(options).batch(batch, drop_remainder=True))
+  options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2 * batch_size)
+  return iter(mine.to_iter_dataset(options).batch(batch_size, drop_remainder=True))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Statistics of states and actions, and the normalisation to [-1, 1] made of them."""
+"""Statistics of states and actions, and the normalization to [-1, 1] made of them."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ class Normalizer:
   @property
   def _radius(self) -> Float32[np.ndarray, "D"]:
     radius = (self.high - self.low) / 2
-    return np.where(radius > 1e-6, radius, 1).astype(np.float32)  # A constant dimension is only centred.
+    return np.where(radius > 1e-6, radius, 1).astype(np.float32)  # A constant dimension is only centered.
 
   def normalize(self, x: Float[np.ndarray, "... D"]) -> Float[np.ndarray, "... D"]:
     """Native units to [-1, 1]; works on numpy and jax arrays alike."""

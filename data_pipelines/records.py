@@ -17,7 +17,7 @@ from kairos_jax.errors import KairosError
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-  """One clip. action[t] leads from frame t to frame t + 1; a mask is False where nothing is labelled."""
+  """One clip. action[t] leads from frame t to frame t + 1; a mask is False where nothing is labeled."""
 
   video: UInt8[np.ndarray, "T H W 3"]
   fps: float  # Hz

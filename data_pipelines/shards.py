@@ -100,7 +100,7 @@ def read_manifest(folder: str | Path) -> dict:
 def statistics(folder: str | Path) -> dict[str, dict[str, dict]]:
   """Per source and feature: {"robot": {"action": {"count": 4000, "min": [...], ..., "q99": [...]}}}.
 
-  `min`, `max`, `mean`, `std`, `q01` and `q99` are lists, one number a dimension, over labelled entries; a source
+  `min`, `max`, `mean`, `std`, `q01` and `q99` are lists, one number a dimension, over labeled entries; a source
   without labels has no features.
   """
   return {source: entry["statistics"] for source, entry in read_manifest(folder)["sources"].items()}

@@ -19,10 +19,10 @@ def get_config() -> ConfigDict:
     dict(
       folder="runs/data",
       sources=("physics", "hand", "robot"),
-      robot="robot",  # whose statistics normalise states and actions
+      robot="robot",  # whose statistics normalize states and actions
       frames=21,  # 6 latent frames
       fps=10.0,
-      actions=8,
+      action_horizon=8,
     )
   )
   config.codec = ConfigDict(dict(channels=24))
@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
       ffn_dim=256,
       heads=4,
       layers=("SWA", "SWA", "DSWA", "GATED"),
-      window=3,
+      window_size=3,
       dilation=2,
       causal_history=True,
       key_dim=24,
@@ -48,16 +48,16 @@ def get_config() -> ConfigDict:
   config.train = ConfigDict(
     dict(
       steps=4000,
-      batch=8,
-      accumulate=1,
+      batch_size=8,
+      grad_accum_steps=1,
       text_dropout=0.1,
       action_weight=2.0,
-      action_draws=8,
+      chunks_per_clip=8,
       ema_decay=0.995,
       explode_factor=20.0,
       log_every=20,
       checkpoint_every=400,
-      keep=2,
+      max_to_keep=2,
     )
   )
   config.optimizer = ConfigDict(
@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
     mixture=dict(start=dict(physics=1.0), end=dict(physics=0.9, hand=0.1)),
     instruction_share=(0.0, 0.0),
     tasks=video_tasks,
-    max_history=3,
+    max_observed=3,
     crop="random",
     optimizer=dict(peak_lr=4e-3, weight_decay=0.0),
   )
@@ -81,7 +81,7 @@ def get_config() -> ConfigDict:
     mixture=dict(start=dict(physics=0.2, hand=0.8), end=dict(hand=1.0)),
     instruction_share=(0.2, 0.8),
     tasks=video_tasks,
-    max_history=3,
+    max_observed=3,
     crop="random",
     optimizer=dict(peak_lr=4e-3, weight_decay=0.0),
   )
@@ -91,7 +91,7 @@ def get_config() -> ConfigDict:
     mixture=dict(start=dict(hand=0.1, robot=0.9), end=dict(robot=1.0)),
     instruction_share=(1.0, 1.0),
     tasks=dict(ti2v=1.0),
-    max_history=5,
+    max_observed=5,
     crop="anywhere",
     optimizer=dict(peak_lr=4e-3, weight_decay=1e-2),
   )

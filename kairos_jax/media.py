@@ -1,4 +1,4 @@
-"""Videos and pictures on disk: H.264 that browsers play, and labelled strips of frames; whole or not there."""
+"""Videos and pictures on disk: H.264 that browsers play, and labeled strips of frames; whole or not there."""
 
 import contextlib
 import os
@@ -45,7 +45,7 @@ def mp4_writer(
         raise KairosError(f"video: frame of shape {frame.shape} {frame.dtype}; it must be uint8 [H, W, 3]")
       if size is None:
         size = frame.shape
-        # 4:2:0 colour needs even sides: an odd one is continued by a line.
+        # 4:2:0 color needs even sides: an odd one is continued by a line.
         stream.height, stream.width = (-(-side * scale // 2) * 2 for side in size[:2])
       if frame.shape != size:
         raise KairosError(f"video: frame of shape {frame.shape} after frames of {size}; they must be alike")
@@ -80,7 +80,7 @@ def read_video(path: str | os.PathLike) -> UInt8[np.ndarray, "T H W 3"]:
 def frame_strip(
   rows: Sequence[tuple[str, UInt8[np.ndarray, "T H W 3"]]], path: str | os.PathLike, scale: int = 2
 ) -> None:
-  """Writes a picture with a labelled row of frames for each (label, frames); rows may differ in length."""
+  """Writes a picture with a labeled row of frames for each (label, frames); rows may differ in length."""
   gap, label_height = 2 * scale, 9 * scale
   font = ImageFont.load_default(size=6 * scale)
   height, width = (side * scale for side in rows[0][1].shape[1:3])

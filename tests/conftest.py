@@ -4,8 +4,8 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle():
+def tiny_saved():
   """An untrained model of a few thousand weights; see tests/tiny.py."""
   from tests import tiny
 
-  return tiny.bundle()
+  return tiny.saved()

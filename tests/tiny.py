@@ -7,26 +7,28 @@ import numpy as np
 from data_pipelines.normalize import Normalizer
 from kairos_jax import codec
 from kairos_jax.bridge import TextBridge, TextBridgeConfig
-from kairos_jax.interop.bundle import Bundle
-from kairos_jax.model import ActionConfig, MixtureConfig, VideoConfig
-from kairos_jax.model.mixture import init_params
+from kairos_jax.interop.saved_model import SavedModel
+from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig
+from kairos_jax.model.world_action import init_params
 
 SIZE = 16  # pixels
 CHANNELS = 4
 
 
-def mixture(layers=("SWA", "DSWA", "GATED"), video_frames=4) -> MixtureConfig:
+def model_config(layers=("SWA", "DSWA", "GATED"), video_frames=4) -> WorldActionConfig:
   """Towers of one layer group; memories are constant in size as long as `layers` has no FA."""
   shared = dict(ffn_dim=32, heads=2, freq_dim=16, text_dim=16)
-  return MixtureConfig(
-    video=VideoConfig(dim=16, layers=layers, window=2, dilation=2, channels=CHANNELS, key_dim=8, value_dim=8, **shared),
+  return WorldActionConfig(
+    video=VideoConfig(
+      dim=16, layers=layers, window_size=2, dilation=2, channels=CHANNELS, key_dim=8, value_dim=8, **shared
+    ),
     action=ActionConfig(dim=16, attention_dim=16, action_dim=3, state_dim=3, video_frames=video_frames, **shared),
   )
 
 
-def bundle(config: MixtureConfig | None = None, seed=0) -> Bundle:
+def saved(config: WorldActionConfig | None = None, seed=0) -> SavedModel:
   """A model of random weights, made without compiling anything; a fresh model's heads are zero, these are not."""
-  config = config or mixture()
+  config = config or model_config()
   bridge = TextBridge(TextBridgeConfig(vocabulary=32, tokens=8, dim=8, text_dim=16))
   shapes = {
     **jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0)),
@@ -38,16 +40,16 @@ def bundle(config: MixtureConfig | None = None, seed=0) -> Bundle:
     lambda path, x: jnp.asarray(around_one(path) + 0.2 * rng.standard_normal(x.shape, np.float32)), shapes
   )
   identity = Normalizer(np.full(3, -1, np.float32), np.ones(3, np.float32))
-  return Bundle(
-    mixture=config,
+  return SavedModel(
+    model_config=config,
     bridge=bridge.config,
     codec=codec.fit((frames(9, seed=i) for i in range(4)), CHANNELS),
     params=params,
     fps=10.0,
     clip_frames=9,
-    actions=4,
-    action=identity,
-    state=identity,
+    action_horizon=4,
+    action_normalizer=identity,
+    state_normalizer=identity,
   )
 
 

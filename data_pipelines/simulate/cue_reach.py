@@ -1,7 +1,7 @@
-"""CueReach: touch the ball that has the colour of the bar. With the cue hidden it is a test of memory.
+"""CueReach: touch the ball that has the color of the bar. With the cue hidden it is a test of memory.
 
 A three-slide arm, a red and a blue ball, and a bar that is red or blue: always (cue "visible") or only in the first
-CUE_FRAMES frames (cue "hidden"), grey afterwards. Touching either ball, or HORIZON frames, ends the episode.
+CUE_FRAMES frames (cue "hidden"), gray afterwards. Touching either ball, or HORIZON frames, ends the episode.
 """
 
 import dataclasses
@@ -86,5 +86,5 @@ class CueReach:
 
   def _observe(self) -> Observation:
     cue_is_on = self.cue == "visible" or self.frame < CUE_FRAMES
-    self.table.show_bar(BALLS[self.goal] if cue_is_on else "grey")
+    self.table.show_bar(BALLS[self.goal] if cue_is_on else "gray")
     return Observation(self.table.render(), self.table.tip.astype(np.float32))

@@ -34,7 +34,7 @@ class _Task:
 _TASKS = (
   _Task("the bar is {first}; a hand moves {side} and touches the {first} ball", INSTRUCTION, 1, "always", (0.6, 1)),
   _Task(
-    "the bar is {first} for a moment, then grey; a hand moves {side} and touches the {first} ball",
+    "the bar is {first} for a moment, then gray; a hand moves {side} and touches the {first} ball",
     INSTRUCTION,
     1,
     "at first",
@@ -48,7 +48,7 @@ _TASKS = (
     (0.9, 1),
   ),
   _Task(
-    "the bar is grey; a hand moves {side}, hovers above the {first} ball, then above the {second} ball",
+    "the bar is gray; a hand moves {side}, hovers above the {first} ball, then above the {second} ball",
     "hover above the {first} ball, then above the {second} ball",
     2,
     "never",
@@ -86,7 +86,7 @@ class Hand:
     touched: list[str] = []
     for t in range(FRAMES):
       shown = task.bar == "always" or (task.bar == "at first" and t < CUE_FRAMES)
-      table.show_bar(BALLS[goals[0]] if shown else "grey")
+      table.show_bar(BALLS[goals[0]] if shown else "gray")
       frames.append(table.render())
       target = table.balls[goals[0]] + task.rise * np.array([0, 0, 1])
       waiting = task.bar == "at first" and t < CUE_FRAMES

@@ -22,7 +22,7 @@ def load_mujoco() -> None:
     if not found:
       raise no_opengl()
     os.environ["MUJOCO_GL"] = found[0]
-  # The software rasteriser's own threads cost more than they give on tiny frames; processes share the work instead.
+  # The software rasterizer's own threads cost more than they give on tiny frames; processes share the work instead.
   os.environ.setdefault("LP_NUM_THREADS", "0")
   try:
     mujoco = importlib.import_module("mujoco")

@@ -1,7 +1,7 @@
 """Stage I: bodies that fall, slide down a ramp, collide or swing, described in words.
 
 Gravity is a sixth of the Earth's, as on the Moon, so that a fall lasts several frames at 10 Hz. Bodies differ in
-shape, colour, size and speed; one model holds them all, and those a clip does not use are hidden.
+shape, color, size and speed; one model holds them all, and those a clip does not use are hidden.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ import mujoco
 import numpy as np
 
 from data_pipelines.records import Clip
-from data_pipelines.simulate.scene import COLOURS, FPS, Scene
+from data_pipelines.simulate.scene import COLORS, FPS, Scene
 
 FRAMES = 33
 _GRAVITY = -1.62  # m/s^2
-_PALETTE = [name for name in COLOURS if name != "grey"]  # Grey is the ramp's.
+_PALETTE = [name for name in COLORS if name != "gray"]  # Gray is the ramp's.
 _NAMES = {"sphere": "ball", "box": "cube", "cylinder": "cylinder"}
 _COPIES = 2  # of every shape
 _RADIUS = 0.06  # m, before scaling
@@ -60,7 +60,7 @@ class Physics:
   def clip(self, rng: np.random.Generator) -> Clip:
     """The clip that `rng` draws: 33 frames, no states, no actions, no instruction."""
     self._clear()
-    happening = rng.choice(["fall", "slide", "collide", "swing"])
+    happening = str(rng.choice(["fall", "slide", "collide", "swing"]))
     caption = {"fall": self._fall, "slide": self._slide, "collide": self._collide, "swing": self._swing}[happening](rng)
     self._scene.forward()
     frames = []
@@ -94,13 +94,13 @@ class Physics:
     center = np.array([side * -0.12, y, _RAMP[0] * np.sin(angle) + 0.02])
     tilt = np.array([np.cos(angle / 2), 0, side * np.sin(angle / 2), 0])
     data.mocap_pos[0], data.mocap_quat[0] = center, tilt
-    self._show("ramp", COLOURS["grey"])
+    self._show("ramp", COLORS["gray"])
     along, normal = _axes(tilt)
     # The ramp goes down towards `side`; the body starts near its upper end, just clear of it.
     start = center - side * along * rng.uniform(0.1, 0.2) + normal * (_RAMP[2] + 0.085)
     word, shape = self._add(rng, start, [0, 0, 0], quat=tilt)
     moves = "rolls" if shape == "sphere" else "slides"
-    return f"{word} {moves} down a grey ramp to the {'right' if side > 0 else 'left'}"
+    return f"{word} {moves} down a gray ramp to the {'right' if side > 0 else 'left'}"
 
   def _collide(self, rng: np.random.Generator) -> str:
     side, y, speed = rng.choice([-1, 1]), rng.uniform(-0.1, 0.2), rng.uniform(0.4, 0.8)
@@ -109,12 +109,12 @@ class Physics:
     return f"{moving} rolls to the {'right' if side > 0 else 'left'} and hits {resting}"
 
   def _swing(self, rng: np.random.Generator) -> str:
-    colour = rng.choice(_PALETTE)
-    self._show("bob", COLOURS[colour])
-    self._show("rod", COLOURS["white"], collides=False)
+    color = rng.choice(_PALETTE)
+    self._show("bob", COLORS[color])
+    self._show("rod", COLORS["white"], collides=False)
     angle = rng.choice([-1, 1]) * rng.uniform(0.5, 1.2)
     self._scene.data.joint("swing").qpos = angle
-    caption = f"a pendulum with {_article(colour)} {colour} bob swings from side to side"
+    caption = f"a pendulum with {_article(color)} {color} bob swings from side to side"
     if rng.random() < 0.5:
       # A positive angle about +y starts the bob at -x: it comes down towards +x.
       word, _ = self._add(rng, [np.sign(angle) * 0.15, _PIVOT[1], None], [0, 0, 0], shape="sphere")
@@ -154,14 +154,14 @@ class Physics:
       if scene.model.geom(f"{name}{i}").rgba[3] == 0 and shape in (None, name)
     ]
     shape, i = hidden[rng.integers(len(hidden))]
-    size, colour = rng.choice(list(_SIZES)), rng.choice(_PALETTE)
+    size, color = str(rng.choice(list(_SIZES))), str(rng.choice(_PALETTE))
     self._scale(f"{shape}{i}", _SIZES[size])
-    self._show(f"{shape}{i}", COLOURS[colour])
+    self._show(f"{shape}{i}", COLORS[color])
     joint = scene.data.joint(scene.model.body(f"{shape}{i}").jntadr[0])
     height = _RADIUS * _SIZES[size] + 0.001 if position[2] is None else position[2]
     joint.qpos = [position[0], position[1], height, *quat]
     joint.qvel = [*velocity, *spin]
-    looks = f"{size} {colour} {_NAMES[shape]}".strip()
+    looks = f"{size} {color} {_NAMES[shape]}".strip()
     return f"{_article(looks)} {looks}", shape
 
   def _scale(self, name: str, scale: float) -> None:

@@ -1,7 +1,7 @@
 """Stage III: episodes of CueReach by its expert, with states, actions and the instruction.
 
 The label of every action is what the expert commands. What is executed is disturbed in some episodes, so that the
-data shows how to recover; the instruction never names the colour, which only the bar tells.
+data shows how to recover; the instruction never names the color, which only the bar tells.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from data_pipelines.simulate.cue_reach import CueReach
 from data_pipelines.simulate.scene import FPS
 from data_pipelines.simulate.tabletop import BALLS
 
-INSTRUCTION = "touch the ball that has the colour of the bar"
+INSTRUCTION = "touch the ball that has the color of the bar"
 _FRAMES = (21, 41)  # shortest and longest clip
 _AFTER_TOUCH = 6  # frames
 _DISTURBED_SHARE = 0.6
@@ -69,5 +69,5 @@ class Robot:
 def _caption(env: CueReach) -> str:
   goal, other = BALLS[env.goal], BALLS[1 - env.goal]
   side = "left" if env.table.balls[env.goal, 0] < env.table.balls[1 - env.goal, 0] else "right"
-  bar = f"the bar is {goal}" if env.cue == "visible" else f"the bar is {goal} for a moment, then grey"
+  bar = f"the bar is {goal}" if env.cue == "visible" else f"the bar is {goal} for a moment, then gray"
   return f"a yellow robot arm: {bar}; the arm reaches over and touches the {goal} ball, {side} of the {other} one"

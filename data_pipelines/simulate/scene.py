@@ -1,4 +1,4 @@
-"""What every embedded scene shares: the camera, the light, the floor, the colours and the renderer."""
+"""What every embedded scene shares: the camera, the light, the floor, the colors and the renderer."""
 
 import atexit
 
@@ -11,7 +11,7 @@ from kairos_jax.errors import KairosError
 
 FPS = 10.0  # Hz, frames and control
 
-COLOURS = {
+COLORS = {
   "red": (0.90, 0.12, 0.12),
   "blue": (0.12, 0.28, 0.98),
   "green": (0.10, 0.68, 0.25),
@@ -19,10 +19,10 @@ COLOURS = {
   "orange": (0.98, 0.48, 0.08),
   "purple": (0.58, 0.22, 0.80),
   "white": (0.96, 0.96, 0.96),
-  "grey": (0.50, 0.50, 0.50),
+  "gray": (0.50, 0.50, 0.50),
 }
 
-# NOTE: the floor is a box because a software rasteriser draws a MuJoCo plane ten times slower.
+# NOTE: the floor is a box because a software rasterizer draws a MuJoCo plane ten times slower.
 _WORLD = """
 <mujoco>
   <option timestep="{timestep}" integrator="implicitfast" gravity="0 0 {gravity}"/>
@@ -43,7 +43,7 @@ _WORLD = """
 
 
 class Scene:
-  """One compiled model with its data and renderer; bodies are moved and recoloured, never recompiled."""
+  """One compiled model with its data and renderer; bodies are moved and recolored, never recompiled."""
 
   def __init__(self, bodies: str, size: int, actuators: str = "", gravity: float = -9.81, timestep: float = 0.01):
     """Compiles MJCF `bodies` into the shared world, seen at `size` x `size` pixels.

@@ -3,12 +3,12 @@
 import numpy as np
 from jaxtyping import Float
 
-from data_pipelines.simulate.scene import COLOURS, Scene
+from data_pipelines.simulate.scene import COLORS, Scene
 
 REACH = np.array([[-0.4, -0.3, 0.05], [0.4, 0.3, 0.35]])  # m, lowest and highest tip position
 HOME = np.array([0.0, 0.0, 0.2])  # m
 STEP = 0.06  # m a full command moves the servo target ahead of the tip
-TOUCH = 0.06  # m between the tip and a ball's centre
+TOUCH = 0.06  # m between the tip and a ball's center
 _TRAVEL_HEIGHT = 0.30  # m
 BALLS = ("red", "blue")
 
@@ -44,13 +44,13 @@ _SERVOS = """
 
 
 class Tabletop(Scene):
-  """The scene's state: `balls` [2, 3] (m), the tip's position and the bar's colour."""
+  """The scene's state: `balls` [2, 3] (m), the tip's position and the bar's color."""
 
   def __init__(self, effector: str, size: int):
     super().__init__(_BODIES.format(effector=effector), size, _SERVOS)
     self.model.geom_contype[1:] = 0  # Touching is a distance here: nothing pushes anything.
     for i, name in enumerate(BALLS):
-      self.paint(f"ball{i}", COLOURS[name])
+      self.paint(f"ball{i}", COLORS[name])
     self.balls = np.zeros((2, 3))
 
   def scatter(self, rng: np.random.Generator) -> None:
@@ -90,5 +90,5 @@ class Tabletop(Scene):
     distance = np.linalg.norm(self.balls - self.tip, axis=1)
     return [name for name, d in zip(BALLS, distance, strict=True) if d < TOUCH]
 
-  def show_bar(self, colour: str) -> None:
-    self.paint("bar", COLOURS[colour])
+  def show_bar(self, color: str) -> None:
+    self.paint("bar", COLORS[color])

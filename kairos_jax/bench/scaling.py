@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from kairos_jax import files
 from kairos_jax.errors import KairosError
-from kairos_jax.model import MixtureConfig, VideoConfig, WorldActionModel
-from kairos_jax.model.mixture import init_params
+from kairos_jax.model import VideoConfig, WorldActionConfig, WorldActionModel
 from kairos_jax.model.video_tower import Context
+from kairos_jax.model.world_action import init_params
 from pallas_kernels.gated_delta import gated_delta
 from pallas_kernels.window_attention import Span, window_attention
 
@@ -58,7 +58,7 @@ def verify(layers: tuple[str, ...], frames: int = 8) -> None:
     else:
       shape = (3, 1, frames, ROWS * COLUMNS, config.heads, config.dim // config.heads)
       inputs = tuple(jax.random.normal(jax.random.key(0), shape))
-      run = functools.partial(window_attention, rule=config.attention_rule(kind), span=Span(history=1))
+      run = functools.partial(window_attention, rule=config.attention_rule(kind), span=Span(num_observed=1))
     ours, reference = (
       jax.tree.leaves(jax.jit(run, static_argnames="implementation")(*inputs, implementation=name))
       for name in ("xla", "reference")
@@ -72,7 +72,7 @@ def verify(layers: tuple[str, ...], frames: int = 8) -> None:
 
 def measure(tower: str, frames: Sequence[int]) -> Iterator[Point]:
   """Times one forward pass of a tower of `TOWERS` at each number of latent frames, compilation aside."""
-  config = MixtureConfig(tower_config(TOWERS[tower]), action=None)
+  config = WorldActionConfig(tower_config(TOWERS[tower]), action=None)
   params = jax.jit(lambda key: init_params(config, key))(jax.random.key(0))
   for count in frames:
     run, arguments = _compiled(config, params, count)
@@ -116,7 +116,7 @@ def plot(points: Sequence[Point], path: str | os.PathLike) -> None:
     figure.savefig(partial, dpi=150)
 
 
-def _compiled(config: MixtureConfig, params: dict[str, Any], frames: int) -> tuple[jax.stages.Compiled, tuple]:
+def _compiled(config: WorldActionConfig, params: dict[str, Any], frames: int) -> tuple[jax.stages.Compiled, tuple]:
   """A pass over `frames` latent frames, the first of them observed, and its arguments."""
   video, model = config.video, WorldActionModel(config)
   size = (1, frames, ROWS * video.patch[1], COLUMNS * video.patch[2], video.channels)
@@ -124,7 +124,7 @@ def _compiled(config: MixtureConfig, params: dict[str, Any], frames: int) -> tup
 
   def velocity(params, latents, context):
     now = jnp.full(1, 500.0)
-    return model.apply({"params": params}, latents, now, context, history=1, method="denoise_video")
+    return model.apply({"params": params}, latents, now, context, num_observed=1, method="denoise_video")
 
   return jax.jit(velocity).lower(*arguments).compile(), arguments
 

@@ -54,9 +54,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   if arguments:
     raise KairosError(f"rollout takes no argument but flags; got {' '.join(arguments)}")
   model = runtime.load(values.model)
-  fps = model.bundle.fps
+  fps = model.saved.fps
   chunks = math.ceil(values.minutes * 60 * fps / _CHUNK)
-  rollout.require_constant_memory(model.bundle.mixture)
+  rollout.require_constant_memory(model.saved.model_config)
   clip = next(generate.generate("robot", 1, values.seed, values.size))
   seen = clip.video[:_SEEN_FRAMES]
 

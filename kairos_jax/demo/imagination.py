@@ -33,34 +33,34 @@ def foresight(
   imagined = model.imagine(model.prefill(seen, instructions), FUTURE_FRAMES)
   still = np.repeat(seen[:, -1:], FUTURE_FRAMES, axis=1)
   model_psnr, still_psnr = (np.asarray(codec_lib.psnr(x, future)).mean(0) for x in (imagined, still))
-  return Foresight(model_psnr.tolist(), still_psnr.tolist(), model.bundle.fps, len(video)), imagined
+  return Foresight(model_psnr.tolist(), still_psnr.tolist(), model.saved.fps, len(video)), imagined
 
 
 def latency(model: WorldModel, frames: UInt8[np.ndarray, "T H W 3"], repeats: int, steps: int = 10) -> list[Latency]:
   """Milliseconds from four new frames to a chunk of actions: from the memory alone, and denoising the video too."""
-  bundle = model.bundle
-  latents = jax.jit(codec_lib.encode)(bundle.codec, frames[None])
+  saved = model.saved
+  latents = jax.jit(codec_lib.encode)(saved.codec, frames[None])
   stream, new = model.prefill(frames[: -codec_lib.FRAMES], INSTRUCTION), latents[:, -1:]
-  state = np.zeros(len(bundle.state.low), np.float32)
+  state = np.zeros(len(saved.state_normalizer.low), np.float32)
 
   def action_only():
     return model.act(model.extend_latents(stream, new), state, steps=steps)
 
-  future = bundle.actions // codec_lib.FRAMES
+  future = saved.action_horizon // codec_lib.FRAMES
   shape = (1, latents.shape[1] + future, *latents.shape[2:])
-  tokens = bundle.mixture.video.tokens_per_frame(*shape[2:4])
+  tokens = saved.model_config.video.tokens_per_frame(*shape[2:4])
   schedules = flow_schedule(steps, video_shift(tokens, shape[1])), flow_schedule(steps, ACTION_SHIFT)
 
   @jax.jit
   def joint_fn(params, latents, context, state, key):
     context_with_state = model.model.apply({"params": params}, context, state[None], method="with_state")
     noise = jax.random.normal(key, shape)
-    action_noise = jax.random.normal(key, (1, bundle.actions, state.shape[0]))
+    action_noise = jax.random.normal(key, (1, saved.action_horizon, state.shape[0]))
     arguments = (noise, action_noise, *schedules, context)
     return sampler.sample_joint(model.model, params, *arguments, action_context=context_with_state, observed=latents)[0]
 
   def joint():
-    return jax.block_until_ready(joint_fn(bundle.params, latents, stream.context, state, jax.random.key(0)))
+    return jax.block_until_ready(joint_fn(saved.params, latents, stream.context, state, jax.random.key(0)))
 
   return [
     _timed(action_only, "action-only", repeats, f"one pass over the new frame, then {steps} steps on actions alone"),

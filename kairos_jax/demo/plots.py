@@ -40,9 +40,9 @@ def loss_curves(stages: Mapping[str, Mapping[str, Curve]]) -> str:
 
   def draw(axes: Sequence[Axes]) -> None:
     for panel, (stage, losses) in zip(axes, stages.items(), strict=True):
-      for colour, (name, (steps, values)) in zip((_ACCENT, _SECOND, _INK), losses.items(), strict=False):
-        panel.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
-        panel.plot(steps, _running_mean(values), color=colour, linewidth=1.8, label=name.replace("_", " "))
+      for color, (name, (steps, values)) in zip((_ACCENT, _SECOND, _INK), losses.items(), strict=False):
+        panel.plot(steps, values, color=color, alpha=0.25, linewidth=1)
+        panel.plot(steps, _running_mean(values), color=color, linewidth=1.8, label=name.replace("_", " "))
       panel.set(title=stage, xlabel="step", yscale="log")
       panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
       panel.yaxis.set_major_formatter("{x:g}")
@@ -57,8 +57,8 @@ def foresight(model: Sequence[float], last_frame: Sequence[float], fps: float) -
 
   def draw(axes: Sequence[Axes]) -> None:
     seconds = (np.arange(len(model)) + 1) / fps
-    for colour, name, values in ((_ACCENT, "imagined", model), (_SECOND, "last frame stays", last_frame)):
-      axes[0].plot(seconds, values, color=colour, linewidth=2, marker="o", markersize=3.5)
+    for color, name, values in ((_ACCENT, "imagined", model), (_SECOND, "last frame stays", last_frame)):
+      axes[0].plot(seconds, values, color=color, linewidth=2, marker="o", markersize=3.5)
       axes[0].annotate(
         name, (seconds[-1], values[-1]), (8, 0), textcoords="offset points", va="center", color=_INK, fontsize=9
       )

@@ -142,7 +142,7 @@ def _write_report(out, config, scale, outcomes, foresight, latencies, summary) -
         (f"{summary['psnr_gain']:+.1f} dB", 'imagined video against "last frame stays"'),
         (
           f"{action_only:.0f} ms",
-          f"{config.data.actions} actions; {joint:.0f} ms with the video denoised too",
+          f"{config.data.action_horizon} actions; {joint:.0f} ms with the video denoised too",
         ),
       ],
       videos=[

@@ -39,25 +39,25 @@ class ObjectiveConfig:
   Attributes:
     tasks: how often each of `TASKS` is drawn.
     text_dropout: chance to hide the text of a task that reads it, for classifier-free guidance.
-    max_history: most latent frames that may be observed.
-    actions: length of an action chunk; 0 trains the video tower alone.
+    max_observed: most latent frames that may be observed.
+    action_horizon: length of an action chunk; 0 trains the video tower alone.
     action_weight: lambda.
-    action_draws: action chunks per clip, which share the clip's one video pass: each of its own noise and, where the
+    chunks_per_clip: action chunks per clip, which share the clip's one video pass: each of its own noise and, where the
       video tower's history is causal, after its own number of observed frames.
   """
 
   tasks: Mapping[str, float]
   text_dropout: float = 0.1
-  max_history: int = 1
-  actions: int = 0
+  max_observed: int = 1
+  action_horizon: int = 0
   action_weight: float = 1.0
-  action_draws: int = 1
+  chunks_per_clip: int = 1
 
   def __post_init__(self):
     unknown = sorted(set(self.tasks) - set(TASKS))
     if unknown or not sum(self.tasks.values()) > 0:
       raise KairosError(f"tasks {dict(self.tasks)}: allowed are weights, not all 0, for {', '.join(TASKS)}")
-    if self.actions and any(weight and not TASKS[task][0] for task, weight in self.tasks.items()):
+    if self.action_horizon and any(weight and not TASKS[task][0] for task, weight in self.tasks.items()):
       raise KairosError("tasks: actions read observed frames, so only ti2v and i2v may be trained with them")
 
 
@@ -83,11 +83,11 @@ class Objective:
       batch: video uint8 [B T H W 3], length [B] (frames), tokens [B N], and for actions state [B T S], action
         [B T-1 A] with their masks.
     """
-    keys = dict(zip(("task", "history", "sigma", "noise", "action"), jax.random.split(key, 5), strict=True))
+    keys = dict(zip(("task", "num_observed", "sigma", "noise", "action"), jax.random.split(key, 5), strict=True))
     clean = encode(self.codec, batch["video"])
     observed, text, length = self._draw_tasks(keys["task"], (batch["length"] - 1) // FRAMES_PER_LATENT + 1)
-    most = jnp.clip(length - 1, 1, self.config.max_history)
-    history = jnp.where(observed, jax.random.randint(keys["history"], length.shape, 1, most + 1), 0)
+    most = jnp.clip(length - 1, 1, self.config.max_observed)
+    num_observed = jnp.where(observed, jax.random.randint(keys["num_observed"], length.shape, 1, most + 1), 0)
     context = self.bridge.apply(
       {"params": params["bridge"]}, jnp.where(text[:, None], batch["tokens"], without_text(batch["tokens"]))
     )
@@ -97,23 +97,23 @@ class Objective:
     sigma = shifted(sigma, video_shift(tokens_per_frame, 1) * jnp.sqrt(length))
     noise = jax.random.normal(keys["noise"], clean.shape)
     frame = jnp.arange(clean.shape[1])
-    is_history = (frame < history[:, None])[..., None, None, None]
+    is_history = (frame < num_observed[:, None])[..., None, None, None]
     latents = jnp.where(is_history, clean, _mix(clean, noise, sigma))
     inputs = (latents, sigma * TRAIN_TIMESTEPS)
-    span = dict(history=history, length=length)
-    predicted = (frame >= history[:, None]) & (frame < length[:, None])
+    span = dict(num_observed=num_observed, length=length)
+    predicted = (frame >= num_observed[:, None]) & (frame < length[:, None])
 
-    if not self.config.actions:
+    if not self.config.action_horizon:
       velocity = self._apply(params, *inputs, context, **span, method="denoise_video")
       loss = _masked_mean(velocity - (noise - clean), predicted)
       return loss, {"loss": loss, "loss_video": loss}
 
-    draws = self.config.action_draws
+    draws = self.config.chunks_per_clip
     decided_key, sigma_key, noise_key = jax.random.split(keys["action"], 3)
-    action_history = jnp.repeat(history, draws)
+    action_num_observed = jnp.repeat(num_observed, draws)
     if self.model.config.video.causal_history:
-      action_history = jax.random.randint(decided_key, action_history.shape, 1, action_history + 1)
-    actions, mask, state, state_mask = self._decisions(batch, action_history)
+      action_num_observed = jax.random.randint(decided_key, action_num_observed.shape, 1, action_num_observed + 1)
+    actions, mask, state, state_mask = self._decisions(batch, action_num_observed)
     action_sigma = shifted(jax.random.uniform(sigma_key, actions.shape[:1]), ACTION_SHIFT)
     action_noise = jax.random.normal(noise_key, actions.shape)
     contexts = jax.tree.map(lambda x: jnp.repeat(x, draws, axis=0), context)
@@ -124,7 +124,7 @@ class Objective:
       action_sigma * TRAIN_TIMESTEPS,
       context,
       self._apply(params, contexts, state, state_mask, method="with_state"),
-      action_history=action_history,
+      action_num_observed=action_num_observed,
       **span,
       method="denoise_joint",
     )
@@ -148,12 +148,12 @@ class Objective:
     kept = jax.random.uniform(drop_key, length.shape) >= self.config.text_dropout
     return observed, text & kept, jnp.where(single, 1, length)
 
-  def _decisions(self, batch: Batch, history: Int[Array, "B*R"]):
+  def _decisions(self, batch: Batch, num_observed: Int[Array, "B*R"]):
     """The action chunks that follow so many observed frames, and the robot's states at the last of them."""
-    draws = history.shape[0] // batch["action"].shape[0]
+    draws = num_observed.shape[0] // batch["action"].shape[0]
     labels = {name: jnp.repeat(batch[name], draws, axis=0) for name in _LABELS}
-    now = FRAMES_PER_LATENT * (history - 1)
-    index = now[:, None] + jnp.arange(self.config.actions)
+    now = FRAMES_PER_LATENT * (num_observed - 1)
+    index = now[:, None] + jnp.arange(self.config.action_horizon)
     inside = index < labels["action"].shape[1]
     index = jnp.minimum(index, labels["action"].shape[1] - 1)
     actions = jnp.take_along_axis(self.normalize_action(labels["action"]), index[..., None], axis=1)

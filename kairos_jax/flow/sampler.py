@@ -129,7 +129,7 @@ def sample_joint(
   """
   if guidance != 1.0:
     negative = _required(negative, guidance)
-  history = observed.shape[1]
+  num_observed = observed.shape[1]
 
   def velocity(sample, timestep):
     latents, actions = sample
@@ -142,7 +142,7 @@ def sample_joint(
       t_action,
       context,
       action_context,
-      history=history,
+      num_observed=num_observed,
       method="denoise_joint",
     )
     if guidance != 1.0:
@@ -181,10 +181,12 @@ def _required(negative: Context | None, guidance: float) -> Context:
 
 
 def _video_velocity(model: WorldActionModel, params: Params, observed: Array | None):
-  history = 0 if observed is None else observed.shape[1]
+  num_observed = 0 if observed is None else observed.shape[1]
 
   def velocity(latents, timestep, context, memory):
     t = jnp.broadcast_to(timestep, latents.shape[:1])
-    return model.apply({"params": params}, latents, t, context, history=history, memory=memory, method="denoise_video")
+    return model.apply(
+      {"params": params}, latents, t, context, num_observed=num_observed, memory=memory, method="denoise_video"
+    )
 
   return velocity

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from kairos_jax.errors import KairosError
 from kairos_jax.interop import reference_names
-from kairos_jax.model import ActionConfig, MixtureConfig, VideoConfig
+from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig
 
 RULES: dict[str, Literal["frame", "token"]] = {"flex": "frame", "flash": "token"}
 
@@ -37,10 +37,10 @@ class GoldenCase:
     """Another case of the same folder, such as the weights that several share."""
     return read_case(self.path.with_name(f"{name}.json"))
 
-  def weights(self, overrides: dict[str, Any] | None = None) -> tuple[MixtureConfig, dict[str, Any]]:
+  def weights(self, overrides: dict[str, Any] | None = None) -> tuple[WorldActionConfig, dict[str, Any]]:
     """The model that the case ran, with the changes it names, and its parameters."""
     weights = self.sibling(self.meta["weights"].split()[0])
-    config = mixture_config(weights.meta, overrides or {})
+    config = model_config(weights.meta, overrides or {})
     return config, reference_names.from_reference(weights.tensors, config)
 
 
@@ -81,18 +81,18 @@ def find_cases(paths: list[str]) -> Iterator[Path]:
       yield candidate
 
 
-def mixture_config(meta: dict[str, Any], overrides: dict[str, Any]) -> MixtureConfig:
+def model_config(meta: dict[str, Any], overrides: dict[str, Any]) -> WorldActionConfig:
   """The reference's constructor arguments as our config."""
   video = {**meta["video_dit"], **overrides}
   sizes = dict(freq_dim=video["freq_dim"], text_dim=video["text_dim"], eps=video["eps"])
   action = meta.get("action_dit")
-  return MixtureConfig(
+  return WorldActionConfig(
     video=VideoConfig(
       dim=video["dim"],
       ffn_dim=video["ffn_dim"],
       heads=video["num_heads"],
       layers=tuple(video["layers_settings"]),
-      window=video.get("window_size", 3),
+      window_size=video.get("window_size", 3),
       dilation=max(video["dilated_lengths"]),
       rule=RULES[video.get("attn_method", "flash")],
       history_sees_future=not video.get("restrict_history_query_to_history", True),

@@ -16,8 +16,8 @@ from einops import rearrange
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kairos_jax.errors import KairosError
-from kairos_jax.model.config import MixtureConfig
-from kairos_jax.model.mixture import init_params
+from kairos_jax.model.config import WorldActionConfig
+from kairos_jax.model.world_action import init_params
 
 Tensors = Mapping[str, np.ndarray]
 Params = dict[str, Any]
@@ -59,7 +59,7 @@ def _layout(path: str, patch: tuple[int, int, int]) -> tuple[Callable, Callable]
   return (lambda a: a), (lambda a: a)
 
 
-def _places(config: MixtureConfig, path: tuple[str, ...]) -> tuple[str, list[str]]:
+def _places(config: WorldActionConfig, path: tuple[str, ...]) -> tuple[str, list[str]]:
   """Where a parameter lies: (path below its tower or block, one reference name per layer group, or a single one)."""
   tower, *rest = path
   prefix = {"video": "video_dit.", "action": "action_dit."}[tower]
@@ -74,7 +74,7 @@ def _places(config: MixtureConfig, path: tuple[str, ...]) -> tuple[str, list[str
   return local, [prefix + (name.replace("head.head.", "head.") if tower == "action" else name)]
 
 
-def to_reference(params: Params, config: MixtureConfig) -> dict[str, np.ndarray]:
+def to_reference(params: Params, config: WorldActionConfig) -> dict[str, np.ndarray]:
   """Parameters as the reference's state dict."""
   tensors = {}
   for path, value in flatten_dict(params).items():
@@ -85,7 +85,7 @@ def to_reference(params: Params, config: MixtureConfig) -> dict[str, np.ndarray]
   return tensors
 
 
-def from_reference(tensors: Tensors, config: MixtureConfig) -> Params:
+def from_reference(tensors: Tensors, config: WorldActionConfig) -> Params:
   """The reference's state dict as parameters, in float32.
 
   Raises:
@@ -125,7 +125,7 @@ def module_from_reference(tensors: Tensors, shapes: Params) -> Params:
   return unflatten_dict(params)
 
 
-def load_safetensors(path: str | Path, config: MixtureConfig) -> Params:
+def load_safetensors(path: str | Path, config: WorldActionConfig) -> Params:
   """Reads a released checkpoint: one file, or a folder of shards.
 
   Raises:
@@ -144,7 +144,7 @@ def load_safetensors(path: str | Path, config: MixtureConfig) -> Params:
   return from_reference(tensors, config)
 
 
-def save_safetensors(path: str | Path, params: Params, config: MixtureConfig) -> None:
+def save_safetensors(path: str | Path, params: Params, config: WorldActionConfig) -> None:
   """Writes parameters under the reference's names."""
   safetensors.numpy.save_file(to_reference(params, config), path)
 

@@ -23,7 +23,7 @@ class _ActionGroup(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "B A D"], video: dict[str, FrameCache], shared):
     config = self.config
-    t_mod, context, context_mask, rope, seen = shared
+    t_mod, context, context_mask, rope_cos_sin, seen = shared
     for i in range(self.layers):
       name = layer_name(i)
       block = Block(
@@ -37,7 +37,7 @@ class _ActionGroup(nn.Module):
         name=name,
       )
       attend = functools.partial(_attend, cache=video.get(name), seen=seen)
-      x, _ = block(x, t_mod, context, context_mask, rope=rope, attend=attend)
+      x, _ = block(x, t_mod, context, context_mask, rope_cos_sin=rope_cos_sin, attend=attend)
     return x, None
 
 
@@ -86,8 +86,8 @@ class ActionTower(nn.Module):
       raise KairosError(f"actions have {actions.shape[-1]} numbers; model.action.action_dim is {config.action_dim}")
     _, t_mod = self.time(timestep.astype(jnp.float32))
     text = self.text_embedding(context.tokens)
-    rope = rotation.action_rope(actions.shape[1], config.attention_dim // config.heads)
-    shared = (t_mod.astype(config.dtype), text, context.mask, rope, seen)
+    rope_cos_sin = rotation.action_rope(actions.shape[1], config.attention_dim // config.heads)
+    shared = (t_mod.astype(config.dtype), text, context.mask, rope_cos_sin, seen)
     x, _ = self.blocks(self.action_encoder(actions), video, shared)
     return self.head(x).astype(jnp.float32)
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from kairos_jax.errors import KairosError
-from pallas_kernels.window_attention import Rule
+from pallas_kernels.window_attention import MaskRule
 
 LAYER_KINDS = ("SWA", "DSWA", "FA", "GATED")
 
@@ -17,7 +17,7 @@ class VideoConfig:
 
   Attributes:
     layers: kind of each layer: SWA (sliding window), DSWA (dilated window), FA (full), GATED (gated delta net).
-    window, dilation: in frames, see `Rule`.
+    window_size, dilation: in frames, see `MaskRule`.
     rule: "frame" (history-aware, streams) or "token" (the V1 and video-only models).
     causal_history: observed frames see no later ones; then a memory does not depend on how its frames were chunked, and
       one pass serves a decision at every one of them. The released models see both ways within a chunk.
@@ -30,7 +30,7 @@ class VideoConfig:
   ffn_dim: int = 10240
   heads: int = 20
   layers: tuple[str, ...] = ("SWA", "SWA", "DSWA", "GATED") * 8
-  window: int = 3
+  window_size: int = 3
   dilation: int = 4
   rule: Literal["frame", "token"] = "frame"
   history_sees_future: bool = False
@@ -75,11 +75,13 @@ class VideoConfig:
     """Tokens of a latent frame of this size."""
     return height * width // (self.patch[1] * self.patch[2])
 
-  def attention_rule(self, kind: str) -> Rule:
+  def attention_rule(self, kind: str) -> MaskRule:
     """What a layer of this kind may see."""
-    radius, dilation = {"SWA": (self.window, 1), "DSWA": (self.window, self.dilation), "FA": (None, 1)}[kind]
-    return Rule(
-      radius,
+    window_size, dilation = {"SWA": (self.window_size, 1), "DSWA": (self.window_size, self.dilation), "FA": (None, 1)}[
+      kind
+    ]
+    return MaskRule(
+      window_size,
       dilation,
       self.rule,
       history_sees_future=self.history_sees_future,
@@ -90,7 +92,7 @@ class VideoConfig:
   def frames_in_view(self, kind: str) -> int | None:
     """How many past frames a later frame can still see in a layer of this kind; None: all of them."""
     rule = self.attention_rule(kind)
-    return None if rule.radius is None or rule.all_see_history else (rule.radius - 1) * rule.dilation
+    return None if rule.window_size is None or rule.all_see_history else (rule.window_size - 1) * rule.dilation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +120,7 @@ class ActionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class MixtureConfig:
+class WorldActionConfig:
   """Video tower and, from Stage III on, the action tower."""
 
   video: VideoConfig = VideoConfig()
@@ -135,15 +137,15 @@ class MixtureConfig:
       )
 
 
-def named_config(name: str) -> MixtureConfig:
+def named_config(name: str) -> WorldActionConfig:
   """The released shapes by name: `kairos_4b_wam` (video and action) and `kairos_4b_video`.
 
   Raises:
     KairosError: no such name.
   """
   configs = {
-    "kairos_4b_wam": MixtureConfig(),
-    "kairos_4b_video": MixtureConfig(video=VideoConfig(rule="token"), action=None),
+    "kairos_4b_wam": WorldActionConfig(),
+    "kairos_4b_video": WorldActionConfig(video=VideoConfig(rule="token"), action=None),
   }
   if name not in configs:
     raise KairosError(f"model {name!r} does not exist; there are {', '.join(configs)}")

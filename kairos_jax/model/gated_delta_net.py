@@ -54,8 +54,8 @@ class GatedDeltaNet(nn.Module):
       tail[name] = joined[:, -TAPS:]
       mixed[name] = nn.silu(sum(joined[:, i + 1 : i + 1 + x.shape[1]] * taps[i] for i in range(TAPS)))
 
-    mixed["q"] = l2_normalise(mixed["q"], self.heads) * self.key_dim**-0.5
-    mixed["k"] = l2_normalise(mixed["k"], self.heads)
+    mixed["q"] = l2_normalize(mixed["q"], self.heads) * self.key_dim**-0.5
+    mixed["k"] = l2_normalize(mixed["k"], self.heads)
     q, k, v = (rearrange(mixed[name], "b t (h d) -> b t h d", h=self.heads) for name in "qkv")
     # Gates in float32: they are multiplied along the whole sequence.
     a = nn.Dense(self.heads, use_bias=False, dtype=self.dtype, name="a_proj")(x).astype(jnp.float32)
@@ -85,7 +85,7 @@ class HeadNorm(nn.Module):
     return x * jnp.tile(scale, self.heads)
 
 
-def l2_normalise(x: Float[Array, "*B HD"], heads: int) -> Float[Array, "*B HD"]:
+def l2_normalize(x: Float[Array, "*B HD"], heads: int) -> Float[Array, "*B HD"]:
   """Unit length of each head in float32, with the reference's epsilon under the root."""
   return _scale_heads(x, heads, lambda squares: jax.lax.rsqrt(squares + 1e-6))
 

@@ -17,7 +17,7 @@ Attend = Callable[[Array, Array, Array], Array]
 
 
 def modulate(x: Float[Array, "*B D"], scale: Float[Array, "*#B D"], shift: Float[Array, "*#B D"]) -> Array:
-  """Adaptive normalisation: what a timestep makes of a normalised x."""
+  """Adaptive normalization: what a timestep makes of a normalized x."""
   return x * (1 + scale) + shift
 
 
@@ -48,7 +48,7 @@ class TimeEmbedding(nn.Module):
 
 
 class SelfAttention(nn.Module):
-  """q, k normalised over the whole width (all heads together), then turned; `attend` decides who sees whom."""
+  """q, k normalized over the whole width (all heads together), then turned; `attend` decides who sees whom."""
 
   dim: int
   attention_dim: int
@@ -58,14 +58,14 @@ class SelfAttention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "B *S D"], rope: tuple[Array, Array], attend: Attend
+    self, x: Float[Array, "B *S D"], rope_cos_sin: tuple[Array, Array], attend: Attend
   ) -> tuple[Float[Array, "B *S D"], dict[str, Float[Array, "B *S H K"]]]:
     """Returns the output and the keys and values that a cache keeps."""
     q, k, v = (nn.Dense(self.attention_dim, dtype=self.dtype, name=name)(x) for name in "qkv")
     q = nn.RMSNorm(self.eps, dtype=self.dtype, name="norm_q")(q)
     k = nn.RMSNorm(self.eps, dtype=self.dtype, name="norm_k")(k)
     q, k, v = (rearrange(y, "... (h d) -> ... h d", h=self.heads) for y in (q, k, v))
-    q, k = rotation.apply_rope(q, rope), rotation.apply_rope(k, rope)
+    q, k = rotation.apply_rope(q, rope_cos_sin), rotation.apply_rope(k, rope_cos_sin)
     read = rearrange(attend(q, k, v), "... h d -> ... (h d)")
     return nn.Dense(self.dim, dtype=self.dtype, name="o")(read), {"k": k, "v": v}
 
@@ -116,7 +116,7 @@ class Block(nn.Module):
     context: Float[Array, "B N D"],
     context_mask: Bool[Array, "B N"] | None,
     *,
-    rope: tuple[Array, Array],
+    rope_cos_sin: tuple[Array, Array],
     attend: Attend | None = None,
     state: DeltaState | None = None,
   ) -> tuple[Float[Array, "B *S D"], Any]:
@@ -137,7 +137,7 @@ class Block(nn.Module):
       mixed = mixed.reshape(hidden.shape)
     else:
       assert attend is not None, f"a block of kind {self.kind} needs `attend`"
-      mixed, kept = SelfAttention(*attention, name="self_attn")(hidden, rope, attend)
+      mixed, kept = SelfAttention(*attention, name="self_attn")(hidden, rope_cos_sin, attend)
     x = x + gate_a * mixed
 
     hidden = self._norm("cross_attn_norm", affine=True)(x).reshape(x.shape[0], -1, self.dim)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from kairos_jax.errors import KairosError
-from kairos_jax.model.config import MixtureConfig
+from kairos_jax.model.config import WorldActionConfig
 from kairos_jax.model.gated_delta_net import DeltaState
 
 
@@ -65,7 +65,7 @@ class Memory:
   action: dict[str, FrameCache]
 
 
-def extend(config: MixtureConfig, memory: Memory | None, written: dict[str, Any], frames: int) -> Memory:
+def extend(config: WorldActionConfig, memory: Memory | None, written: dict[str, Any], frames: int) -> Memory:
   """The memory after `frames` more frames, whose keys, values and states the tower has just `written`.
 
   Constant in size when no layer is FA, `all_see_history` is off and `config.action.video_frames` is set (or there

@@ -78,10 +78,10 @@ def action_rope(actions: int, head_dim: int) -> tuple[Float[Array, "A D/2"], Flo
 
 
 def apply_rope(
-  x: Float[Array, "*B S H D"], rope: tuple[Float[Array, "*S D/2"], Float[Array, "*S D/2"]]
+  x: Float[Array, "*B S H D"], rope_cos_sin: tuple[Float[Array, "*S D/2"], Float[Array, "*S D/2"]]
 ) -> Float[Array, "*B S H D"]:
   """Turns interleaved pairs (x[2i], x[2i+1]) in float32."""
-  cos, sin = (r[..., None, :] for r in rope)
+  cos, sin = (r[..., None, :] for r in rope_cos_sin)
   pairs = rearrange(x.astype(jnp.float32), "... (d two) -> ... d two", two=2)
   turned = compose((pairs[..., 0], pairs[..., 1]), (cos, sin))
   return rearrange(jnp.stack(turned, axis=-1), "... d two -> ... (d two)").astype(x.dtype)

@@ -39,11 +39,11 @@ class _Shared:
   t_mod: Float[Array, "B F 6 D"]
   context: Float[Array, "B N D"]
   context_mask: Bool[Array, "B N"] | None
-  rope: tuple[Array, Array]
-  history: Int[Array, "#B"]
+  rope_cos_sin: tuple[Array, Array]
+  num_observed: Int[Array, "#B"]
   stop: Int[Array, "#B"] | None
   position: Int[Array, ""] | None
-  history_bound: int = flax.struct.field(pytree_node=False)
+  num_observed_bound: int = flax.struct.field(pytree_node=False)
 
 
 class _VideoGroup(nn.Module):
@@ -72,7 +72,7 @@ class _VideoGroup(nn.Module):
         shared.t_mod,
         shared.context,
         shared.context_mask,
-        rope=shared.rope,
+        rope_cos_sin=shared.rope_cos_sin,
         attend=functools.partial(self._attend, kind=kind, cache=past.get(name), shared=shared),
         state=past.get(name) if kind == "GATED" else None,
       )
@@ -86,10 +86,10 @@ class _VideoGroup(nn.Module):
       earlier, start = cache.frames, memory_lib.first_frame(cache, shared.position)
       k, v = jnp.concatenate([cache.k, k], axis=1), jnp.concatenate([cache.v, v], axis=1)
     span = Span(
-      history=earlier + shared.history,
+      num_observed=earlier + shared.num_observed,
       start=None if start is None else start[None],
       stop=None if shared.stop is None else earlier + shared.stop,
-      history_bound=earlier + shared.history_bound,
+      num_observed_bound=earlier + shared.num_observed_bound,
     )
     return window_attention(q, k, v, self.config.attention_rule(kind), span)
 
@@ -106,7 +106,7 @@ class VideoTower(nn.Module):
     timestep: Float[Array, "B"],
     context: Context,
     *,
-    history: int | Int[Array, "B"] = 0,
+    num_observed: int | Int[Array, "B"] = 0,
     length: Int[Array, "B"] | None = None,
     memory: Memory | None = None,
     remember: bool = False,
@@ -114,8 +114,8 @@ class VideoTower(nn.Module):
     """One pass over F latent frames.
 
     Args:
-      latents: the first `history` frames clean, the rest at noise level `timestep` (0 .. 1000).
-      history: observed frames among these, one number or one per clip; their timestep is 0.
+      latents: the first `num_observed` frames clean, the rest at noise level `timestep` (0 .. 1000).
+      num_observed: observed frames among these, one number or one per clip; their timestep is 0.
       length: frames that are not padding; None: all.
       memory: of the frames before these.
       remember: also return what a memory keeps of these frames, for `memory.extend`.
@@ -137,7 +137,7 @@ class VideoTower(nn.Module):
       raise KairosError("model.video.rule is 'token', which cannot stream: its windows look ahead; use 'frame'")
     rows, columns = height // config.patch[1], width // config.patch[2]
 
-    observed = jnp.arange(frames) < jnp.reshape(jnp.asarray(history), (-1, 1))
+    observed = jnp.arange(frames) < jnp.reshape(jnp.asarray(num_observed), (-1, 1))
     timesteps = jnp.where(observed, 0.0, timestep.astype(jnp.float32)[:, None])
     t, t_mod = TimeEmbedding(config.dim, config.freq_dim, name="time")(timesteps)
     t, t_mod = t.astype(config.dtype), t_mod.astype(config.dtype)
@@ -147,21 +147,21 @@ class VideoTower(nn.Module):
     x = rearrange(latents, "b (f x) (h y) (w z) c -> b f (h w) (x y z c)", **patch)
     x = nn.Dense(config.dim, dtype=config.dtype, name="patch_embedding")(x)
     position = None if memory is None else memory.position
-    rope = rotation.video_rope(
+    rope_cos_sin = rotation.video_rope(
       jnp.int32(0) if position is None else position, frames, rows, columns, config.dim // config.heads
     )
-    for name, value in dict(patch_tokens=x, t=t, t_mod=t_mod, context_emb=embedded, rope=rope).items():
+    for name, value in dict(patch_tokens=x, t=t, t_mod=t_mod, context_emb=embedded, rope_cos_sin=rope_cos_sin).items():
       self.sow("intermediates", name, value)
 
     shared = _Shared(
       t_mod=t_mod,
       context=embedded,
       context_mask=context.mask,
-      rope=rope,
-      history=jnp.atleast_1d(jnp.asarray(history)),
+      rope_cos_sin=rope_cos_sin,
+      num_observed=jnp.atleast_1d(jnp.asarray(num_observed)),
       stop=length,
       position=position,
-      history_bound=history if isinstance(history, int) else frames,
+      num_observed_bound=num_observed if isinstance(num_observed, int) else frames,
     )
     past = {} if memory is None else {**memory.window, **memory.delta}
     groups = scan_groups(_VideoGroup, config.groups, config.remat)(config, remember, name="groups")

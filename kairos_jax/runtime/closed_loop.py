@@ -88,7 +88,7 @@ def model_policy(model: WorldModel, instruction: str, *, blind: bool = False, st
   """
   stream: Stream | None = None
   calls = 0
-  longest = (model.bundle.clip_frames - 1) // FRAMES_PER_LATENT  # latent frames of history in training
+  longest = (model.saved.clip_frames - 1) // FRAMES_PER_LATENT  # latent frames of history in training
 
   def policy(frames, states):
     nonlocal stream, calls

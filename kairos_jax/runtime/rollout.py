@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from kairos_jax import files
 from kairos_jax.codec import FRAMES as FRAMES_PER_LATENT
 from kairos_jax.errors import KairosError
-from kairos_jax.model import MixtureConfig
+from kairos_jax.model import WorldActionConfig
 from kairos_jax.runtime.world_model import Stream, WorldModel
 
 WARM_UP = 5  # chunks until compiled code, allocator and video encoder have taken their memory
@@ -68,7 +68,7 @@ def rollout(
   Raises:
     KairosError: the model's memory grows with the video, or a number of frames is not allowed.
   """
-  require_constant_memory(model.bundle.mixture)
+  require_constant_memory(model.saved.model_config)
   if frames < 1:
     raise KairosError(f"rollout: {frames} frames asked for; at least 1")
   if chunk < 1 or chunk % FRAMES_PER_LATENT:
@@ -76,12 +76,12 @@ def rollout(
   return _chunks(model, model.prefill(first_frames, instruction), -(-frames // chunk), chunk, seed)
 
 
-def require_constant_memory(mixture: MixtureConfig) -> None:
+def require_constant_memory(model_config: WorldActionConfig) -> None:
   """Raises KairosError unless a stream of this model stays of one size however long it runs."""
-  for kind in mixture.video.group:
-    if kind != "GATED" and mixture.video.frames_in_view(kind) is None:
+  for kind in model_config.video.group:
+    if kind != "GATED" and model_config.video.frames_in_view(kind) is None:
       raise KairosError(f"rollout: {kind} layers of this model keep all frames; SWA, DSWA and GATED ones keep a few")
-  if mixture.action is not None and mixture.action.video_frames is None:
+  if model_config.action is not None and model_config.action.video_frames is None:
     raise KairosError("rollout: this model's actions read all frames; model.action.video_frames must be a number")
 
 

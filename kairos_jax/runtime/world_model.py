@@ -2,7 +2,7 @@
 
 Example:
   model = kairos_jax.load("runs/demo")
-  stream = model.prefill(frames, "touch the ball that has the colour of the bar")
+  stream = model.prefill(frames, "touch the ball that has the color of the bar")
   actions = model.act(stream, state)
   future = model.imagine(stream, frames=16)
   stream = model.extend(stream, frames_seen_meanwhile)
@@ -24,8 +24,8 @@ from kairos_jax.codec import FRAMES as FRAMES_PER_LATENT
 from kairos_jax.errors import KairosError
 from kairos_jax.flow import sampler
 from kairos_jax.flow.schedule import ACTION_SHIFT, flow_schedule, video_shift
-from kairos_jax.interop import bundle as bundle_lib
-from kairos_jax.interop.bundle import Bundle
+from kairos_jax.interop import saved_model
+from kairos_jax.interop.saved_model import SavedModel
 from kairos_jax.model import Memory, WorldActionModel
 from kairos_jax.model.video_tower import Context
 
@@ -57,10 +57,10 @@ class WorldModel:
   All methods take one episode or a batch of them (a leading axis B); each shape compiles once.
   """
 
-  def __init__(self, bundle: Bundle):
-    self.bundle = bundle
-    self.model = WorldActionModel(bundle.mixture)
-    self.bridge = TextBridge(bundle.bridge)
+  def __init__(self, saved: SavedModel):
+    self.saved = saved
+    self.model = WorldActionModel(saved.model_config)
+    self.bridge = TextBridge(saved.bridge)
     self._begin = jax.jit(self._begin_fn)
     self._extend = jax.jit(lambda *args: self.model.apply({"params": args[0]}, *args[1:], method="extend"))
     self._act = jax.jit(self._act_fn, static_argnames=("steps",))
@@ -74,12 +74,12 @@ class WorldModel:
     Raises:
       KairosError: another number or shape of frames, or not one instruction for each episode.
     """
-    latents = self._encode(self.bundle.codec, self._batched(frames))
+    latents = self._encode(self.saved.codec, self._batched(frames))
     texts = [instruction] * len(latents) if isinstance(instruction, str) else list(instruction)
     if len(texts) != len(latents):
       raise KairosError(f"{len(texts)} instructions for {len(latents)} episodes; give one, or one each")
     ids = np.stack([self.bridge.tokenize(text) for text in texts])
-    memory, context = self._begin(self.bundle.params, latents, ids)
+    memory, context = self._begin(self.saved.params, latents, ids)
     return Stream(memory, context, (latents.shape[2], latents.shape[3]))
 
   def extend(self, stream: Stream, frames: Frames) -> Stream:
@@ -88,11 +88,11 @@ class WorldModel:
     Raises:
       KairosError: another number or shape of frames.
     """
-    return self.extend_latents(stream, self._encode_next(self.bundle.codec, self._batched(frames)))
+    return self.extend_latents(stream, self._encode_next(self.saved.codec, self._batched(frames)))
 
   def extend_latents(self, stream: Stream, latents: Float[Array, "B N h w C"]) -> Stream:
     """`extend` with frames already encoded, such as imagined ones."""
-    memory = self._extend(self.bundle.params, stream.memory, latents, stream.context)
+    memory = self._extend(self.saved.params, stream.memory, latents, stream.context)
     return dataclasses.replace(stream, memory=memory)
 
   def act(
@@ -112,15 +112,15 @@ class WorldModel:
     Raises:
       KairosError: the model has no action tower, or the state has another width.
     """
-    action = self.bundle.mixture.action
+    action = self.saved.model_config.action
     if action is None:
       raise KairosError("this model has no action tower: it was not trained through the robot stage")
     states = np.atleast_2d(np.asarray(state, np.float32))
     if states.shape != (stream.batch, action.state_dim):
       raise KairosError(f"state is {states.shape}; it must be {(stream.batch, action.state_dim)}: episodes, numbers")
-    normal = self.bundle.state.normalize(states)
-    actions = self._act(self.bundle.params, stream.memory, stream.context, normal, jax.random.key(seed), steps=steps)
-    actions = self.bundle.action.denormalize(np.asarray(actions))
+    normal = self.saved.state_normalizer.normalize(states)
+    actions = self._act(self.saved.params, stream.memory, stream.context, normal, jax.random.key(seed), steps=steps)
+    actions = self.saved.action_normalizer.denormalize(np.asarray(actions))
     return actions if np.ndim(state) == 2 else actions[0]
 
   def imagine(
@@ -142,7 +142,7 @@ class WorldModel:
   def imagine_latents(self, stream: Stream, count: int, *, seed: int = 0, steps: int = 4) -> Float[Array, "B N h w C"]:
     """The next `count` latent frames."""
     return self._imagine(
-      self.bundle.params,
+      self.saved.params,
       stream.memory,
       stream.context,
       jax.random.key(seed),
@@ -153,7 +153,7 @@ class WorldModel:
 
   def decode_next(self, latents: Float[Array, "B N h w C"]) -> UInt8[np.ndarray, "B T H W 3"]:
     """The pixels of latents that continue a video."""
-    return to_uint8(self._decode_next(self.bundle.codec, latents))
+    return to_uint8(self._decode_next(self.saved.codec, latents))
 
   def _begin_fn(self, params, latents, ids):
     context = self.bridge.apply({"params": params["bridge"]}, ids)
@@ -161,14 +161,14 @@ class WorldModel:
 
   def _act_fn(self, params, memory, context, state, key, *, steps):
     context = self.model.apply({"params": params}, context, state, method="with_state")
-    action = self.bundle.mixture.action
+    action = self.saved.model_config.action
     assert action is not None  # `act` has checked
-    noise = jax.random.normal(key, (state.shape[0], self.bundle.actions, action.action_dim))
+    noise = jax.random.normal(key, (state.shape[0], self.saved.action_horizon, action.action_dim))
     schedule = flow_schedule(steps, ACTION_SHIFT)
     return sampler.sample_actions(self.model, params, memory, noise, schedule, context)[0]
 
   def _imagine_fn(self, params, memory, context, key, *, count, steps, shape):
-    video = self.bundle.mixture.video
+    video = self.saved.model_config.video
     noise = jax.random.normal(key, (context.tokens.shape[0], count, *shape, video.channels))
     schedule = flow_schedule(steps, video_shift(video.tokens_per_frame(*shape), count))
     return sampler.sample_video(self.model, params, noise, schedule, context, memory=memory)[0]
@@ -186,7 +186,7 @@ def load(folder: str | Path) -> WorldModel:
   Raises:
     KairosError: there is none, or it is damaged.
   """
-  return WorldModel(bundle_lib.load(folder))
+  return WorldModel(saved_model.load(folder))
 
 
 def to_uint8(video: Float[Array, "*S"]) -> UInt8[np.ndarray, "*S"]:

@@ -53,7 +53,7 @@ class Checkpoints:
   not finish is never restored. Use as a context manager; leaving waits for the last write.
   """
 
-  def __init__(self, folder: Path, keep: int):
+  def __init__(self, folder: Path, max_to_keep: int):
     """Opens `folder`, creating it if need be, and clears what a crash left half-written.
 
     Args:
@@ -64,7 +64,7 @@ class Checkpoints:
     for broken in (path for path in _steps(self._folder) if not _is_whole(path)):
       logging.warning("%s is half-written: removed", broken)
       shutil.rmtree(broken)
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, cleanup_tmp_directories=True)
     self._manager = ocp.CheckpointManager(self._folder, options=options)
 
   def __enter__(self) -> "Checkpoints":

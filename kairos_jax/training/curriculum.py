@@ -1,6 +1,6 @@
 """The curriculum: one config, its stages one after the other, each from the last one's weights.
 
-Source: Kairos section 3 (CEDC): I physics and II human behaviour train the video tower alone, III the robot both.
+Source: Kairos section 3 (CEDC): I physics and II human behavior train the video tower alone, III the robot both.
 """
 
 import itertools
@@ -22,11 +22,11 @@ from kairos_jax.bridge import TextBridge, TextBridgeConfig
 from kairos_jax.codec import PcaCodec
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import Objective, ObjectiveConfig
-from kairos_jax.interop.bundle import Bundle
-from kairos_jax.interop.bundle import save as save_bundle
-from kairos_jax.model import ActionConfig, MixtureConfig, VideoConfig, WorldActionModel
-from kairos_jax.model.initialise import interpolate_video
-from kairos_jax.model.mixture import init_params
+from kairos_jax.interop.saved_model import SavedModel
+from kairos_jax.interop.saved_model import save as save_model
+from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig, WorldActionModel
+from kairos_jax.model.initialize import interpolate_video
+from kairos_jax.model.world_action import init_params
 from kairos_jax.parallel.mesh import make_mesh
 from kairos_jax.training.loop import train
 from kairos_jax.training.workdir import claim_workdir
@@ -56,16 +56,16 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
   sources = {name: Path(config.data.folder) / name for name in config.data.sources}
   codec = _fitted_codec(workdir / "codec.safetensors", sources, config.codec.channels)
   robot = statistics(sources[config.data.robot])[config.data.robot]
-  normalizers = {name: Normalizer.from_statistics(robot[name]) for name in ("action", "state")}
+  normalizers = {f"{name}_normalizer": Normalizer.from_statistics(robot[name]) for name in ("action", "state")}
   bridge = TextBridge(TextBridgeConfig(**config.bridge))
 
   params: Params | None = None
   for index, (name, steps) in enumerate(stage_steps(config).items()):
     logging.info("stage %s: %d steps", name, steps)
     stage = config.stages[name]
-    mixture = mixture_config(config, with_actions=stage.actions)
-    model = WorldActionModel(mixture)
-    params = _grow(params, mixture, bridge, jax.random.fold_in(jax.random.key(config.seed), index))
+    towers = model_config(config, with_actions=stage.actions)
+    model = WorldActionModel(towers)
+    params = _grow(params, towers, bridge, jax.random.fold_in(jax.random.key(config.seed), index))
     objective = Objective(
       model,
       bridge,
@@ -73,19 +73,19 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
       ObjectiveConfig(
         tasks=stage.tasks.to_dict(),
         text_dropout=config.train.text_dropout,
-        max_history=stage.max_history,
-        actions=config.data.actions if stage.actions else 0,
+        max_observed=stage.max_observed,
+        action_horizon=config.data.action_horizon if stage.actions else 0,
         action_weight=config.train.action_weight,
-        action_draws=config.train.action_draws,
+        chunks_per_clip=config.train.chunks_per_clip,
       ),
-      normalize_action=normalizers["action"].normalize,
-      normalize_state=normalizers["state"].normalize,
+      normalize_action=normalizers["action_normalizer"].normalize,
+      normalize_state=normalizers["state_normalizer"].normalize,
     )
     report = ReadReport()
     data = make_loader(
       sources,
       Mixture(stage.mixture.start.to_dict(), stage.mixture.end.to_dict()),
-      batch=config.train.batch // jax.process_count(),
+      batch_size=config.train.batch_size // jax.process_count(),
       frames=config.data.frames,
       seed=config.seed + index,
       tokenize=bridge.tokenize,
@@ -111,17 +111,17 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     if report.shards_skipped or report.records_dropped:
       logging.warning("stage %s left out %d shards and %d records", name, report.shards_skipped, report.records_dropped)
 
-  bundle = Bundle(
-    mixture=mixture_config(config, with_actions=True),
+  saved = SavedModel(
+    model_config=model_config(config, with_actions=True),
     bridge=bridge.config,
     codec=codec,
     params=jax.device_get(params),
     fps=config.data.fps,
     clip_frames=config.data.frames,
-    actions=config.data.actions,
+    action_horizon=config.data.action_horizon,
     **normalizers,
   )
-  save_bundle(workdir / "model", bundle)
+  save_model(workdir / "model", saved)
   return workdir / "model"
 
 
@@ -144,30 +144,30 @@ def stage_steps(config: ConfigDict) -> dict[str, int]:
   return dict(zip(config.order, steps, strict=True))
 
 
-def mixture_config(config: ConfigDict, *, with_actions: bool) -> MixtureConfig:
+def model_config(config: ConfigDict, *, with_actions: bool) -> WorldActionConfig:
   """The towers that `config.model` describes, as the model's own dataclasses."""
   dtype = dict(dtype=jnp.dtype(config.model.dtype).type, remat=config.model.remat, text_dim=config.bridge.text_dim)
   video = {**config.model.video.to_dict(), "layers": tuple(config.model.video.layers)}
   action = config.model.action.to_dict()
-  return MixtureConfig(
+  return WorldActionConfig(
     video=VideoConfig(**video, channels=config.codec.channels, **dtype),
     action=ActionConfig(**action, attention_dim=video["dim"], heads=video["heads"], **dtype) if with_actions else None,
   )
 
 
-def _grow(params: Params | None, mixture: MixtureConfig, bridge: TextBridge, key: jax.Array) -> Params:
+def _grow(params: Params | None, towers: WorldActionConfig, bridge: TextBridge, key: jax.Array) -> Params:
   """The last stage's weights, with whatever is new in this one."""
   params = params or {}
-  parts = ("bridge", "video", "action") if mixture.action else ("bridge", "video")
+  parts = ("bridge", "video", "action") if towers.action else ("bridge", "video")
   new = [name for name in parts if name not in params]
 
   @jax.jit
   def fresh(key: jax.Array, video: Params | None) -> Params:
     model_key, bridge_key = jax.random.split(key)
-    tree = init_params(mixture, model_key)
+    tree = init_params(towers, model_key)
     tree["bridge"] = bridge.init(bridge_key, jnp.zeros((1, bridge.config.tokens), jnp.int32))["params"]
     if "action" in new and video is not None:
-      tree["action"] = interpolate_video(video, tree["action"], mixture.video)
+      tree["action"] = interpolate_video(video, tree["action"], towers.video)
     return {name: tree[name] for name in new}
 
   return {**params, **fresh(key, params.get("video"))} if new else params
@@ -181,7 +181,7 @@ def _loop_config(config: ConfigDict, stage: ConfigDict, steps: int) -> ConfigDic
   return ConfigDict({**loop, "steps": steps, "optimizer": optimizer})
 
 
-_LOOP_KEYS = ("log_every", "checkpoint_every", "keep", "ema_decay", "accumulate", "explode_factor")
+_LOOP_KEYS = ("log_every", "checkpoint_every", "max_to_keep", "ema_decay", "grad_accum_steps", "explode_factor")
 
 
 def _fitted_codec(path: Path, sources: dict[str, Path], channels: int) -> PcaCodec:

@@ -51,11 +51,11 @@ def _sigterm_noted() -> Iterator[list[int]]:
     raise Interrupted(0)
 
 
-def _to_devices(batch: dict[str, np.ndarray], mesh: Mesh, accumulate: int) -> dict[str, Array]:
+def _to_devices(batch: dict[str, np.ndarray], mesh: Mesh, grad_accum_steps: int) -> dict[str, Array]:
   """Sends numbers to the devices; strings and other objects stay on the host."""
-  size, parts = len(batch["id"]) * jax.process_count(), mesh.size * accumulate
+  size, parts = len(batch["id"]) * jax.process_count(), mesh.size * grad_accum_steps
   if size % parts:
-    raise KairosError(f"batch size {size} is not a multiple of {parts} (devices x accumulate)")
+    raise KairosError(f"batch size {size} is not a multiple of {parts} (devices x grad_accum_steps)")
   numbers = {name: value for name, value in batch.items() if value.dtype.kind in "biuf"}
   return {name: jax.make_array_from_process_local_data(batch_sharding(mesh), x) for name, x in numbers.items()}
 
@@ -73,7 +73,7 @@ def train(
 ) -> PyTree[Array]:
   """Trains until `config.steps`; a run killed at any moment and started again gives the same numbers.
 
-  Phases: plan the state's layout, restore or initialise, step, save. Writes `checkpoints/` and `metrics.jsonl` in
+  Phases: plan the state's layout, restore or initialize, step, save. Writes `checkpoints/` and `metrics.jsonl` in
   `workdir`. A finished run returns at once.
 
   Args:
@@ -81,7 +81,8 @@ def train(
     loss_fn: (params, batch, key) -> (scalar loss, dict of scalar metrics), see `step.make_train_step`.
     params: initial weights, left untouched.
     data: batches as dicts of numpy arrays [B, ...] with "id", the record ids; its position is saved and restored.
-    config: steps, log_every, checkpoint_every, keep (checkpoints), ema_decay, accumulate, explode_factor, optimizer.
+    config: steps, log_every, checkpoint_every, max_to_keep (checkpoints), ema_decay, grad_accum_steps,
+      explode_factor, optimizer.
     workdir: folder of the run.
     mesh: from `parallel.mesh.make_mesh`.
     seed: of the random keys given to `loss_fn`.
@@ -102,10 +103,10 @@ def train(
   create = partial(state_lib.create, optimizer=optimizer, key=jax.random.key(seed))
   abstract = jax.eval_shape(create, params)
   sharding = fsdp_sharding(mesh, abstract)
-  train_step = make_train_step(loss_fn, optimizer, config.ema_decay, config.accumulate, sharding)
+  train_step = make_train_step(loss_fn, optimizer, config.ema_decay, config.grad_accum_steps, sharding)
 
-  with _sigterm_noted() as sigterm, Checkpoints(workdir / "checkpoints", config.keep) as checkpoints:
-    # Restore, or initialise.
+  with _sigterm_noted() as sigterm, Checkpoints(workdir / "checkpoints", config.max_to_keep) as checkpoints:
+    # Restore, or initialize.
     start = checkpoints.latest_step() or 0
     if start:
       to_restore = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, sharding)
@@ -138,7 +139,7 @@ def train(
         if batch is None:
           raise KairosError(f"{name}: the data ended after {number} of {steps} steps")
         limit = watch.limit()
-        state, metrics = train_step(state, _to_devices(batch, mesh, config.accumulate), number, limit)
+        state, metrics = train_step(state, _to_devices(batch, mesh, config.grad_accum_steps), number, limit)
         if in_flight:
           settle(in_flight)
         in_flight = _InFlight(number, limit, metrics, [str(record) for record in batch["id"]])

@@ -28,7 +28,7 @@ def _microbatches(batch: Batch, parts: int) -> Batch:
 
 
 def _loss_and_gradients(
-  loss_fn: LossFn, params: PyTree[Array], batch: Batch, key: PRNGKeyArray, accumulate: int
+  loss_fn: LossFn, params: PyTree[Array], batch: Batch, key: PRNGKeyArray, grad_accum_steps: int
 ) -> tuple[Array, Metrics, PyTree[Array]]:
   """Means over the micro-batches; equal to one big batch where the loss is a plain mean over its samples."""
 
@@ -37,9 +37,9 @@ def _loss_and_gradients(
     return jax.tree.map(jnp.add, total, gradients), (loss, metrics)
 
   zeros = jax.tree.map(jnp.zeros_like, params)
-  xs = _microbatches(batch, accumulate), jax.random.split(key, accumulate)
+  xs = _microbatches(batch, grad_accum_steps), jax.random.split(key, grad_accum_steps)
   gradients, (losses, metrics) = jax.lax.scan(add, zeros, xs)
-  gradients = jax.tree.map(lambda g: g / accumulate, gradients)
+  gradients = jax.tree.map(lambda g: g / grad_accum_steps, gradients)
   return losses.mean(), jax.tree.map(lambda m: m.mean(0), metrics), gradients
 
 
@@ -47,7 +47,7 @@ def make_train_step(
   loss_fn: LossFn,
   optimizer: optax.GradientTransformation,
   ema_decay: float,
-  accumulate: int,
+  grad_accum_steps: int,
   state_sharding: PyTree[NamedSharding] | None = None,
 ) -> TrainStep:
   """Compiles `train_step(state, batch, number, limit) -> (state, metrics)`; the state passed in is donated.
@@ -60,7 +60,7 @@ def make_train_step(
     loss_fn: (params, batch, key) -> (scalar loss, dict of scalar metrics).
     optimizer: for example `optimizer.make_optimizer(...)`.
     ema_decay: final decay of the moving average, see `ema_decay_at`.
-    accumulate: number of micro-batches; divides the batch size.
+    grad_accum_steps: number of micro-batches; divides the batch size.
     state_sharding: layout of the state, kept from step to step; None leaves it to the compiler.
 
   Returns:
@@ -69,7 +69,7 @@ def make_train_step(
 
   def train_step(state: TrainState, batch: Batch, number: int, limit: np.float32) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    loss, metrics, gradients = _loss_and_gradients(loss_fn, state.params, batch, key, accumulate)
+    loss, metrics, gradients = _loss_and_gradients(loss_fn, state.params, batch, key, grad_accum_steps)
     grad_norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 

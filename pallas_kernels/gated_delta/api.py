@@ -26,7 +26,7 @@ def gated_delta(
   """Reads and corrects an associative memory, one token after the other.
 
   Args:
-    q, k: queries and keys, L2-normalised by the caller; q also scaled by K^-0.5.
+    q, k: queries and keys, L2-normalized by the caller; q also scaled by K^-0.5.
     v: values.
     log_decay: at most 0; 0 keeps everything.
     beta: share of the error that is corrected, in [0, 1]; 0 writes nothing.

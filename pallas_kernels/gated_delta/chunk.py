@@ -97,7 +97,7 @@ def factor(strict: Float[Array, "C C"], dtype) -> Float[Array, "C C"]:
   """Factors I + strict = X^-1 (I + W) with X made of blocks on the diagonal and W of those below; returns X + W.
 
   The blocks are inverted row by row, all at once, side by side. No power of one is formed: with keys alike, as
-  neighbouring tokens have them, those grow and cancel.
+  neighboring tokens have them, those grow and cancel.
   """
   nn, *_ = products(dtype)
   size, rows = strict.shape[0], min(BLOCK, strict.shape[0])

@@ -4,7 +4,7 @@ from jaxtyping import Array, Float
 
 from pallas_kernels import dispatch
 from pallas_kernels.window_attention import pallas_gpu, pallas_tpu, reference, xla
-from pallas_kernels.window_attention.visibility import Rule, Span
+from pallas_kernels.window_attention.visibility import MaskRule, Span
 
 _MODULES = {"reference": reference, "xla": xla, "pallas_tpu": pallas_tpu, "pallas_gpu": pallas_gpu}
 IMPLEMENTATIONS = {name: module.window_attention for name, module in _MODULES.items()}
@@ -15,7 +15,7 @@ def window_attention(
   q: Float[Array, "B F L H D"],
   k: Float[Array, "B G L H D"],
   v: Float[Array, "B G L H D"],
-  rule: Rule,
+  rule: MaskRule,
   span: Span | None = None,
   *,
   implementation: str | None = None,
@@ -58,7 +58,7 @@ def action_attention(
   Args:
     q, k, v: of the actions, after RoPE.
     video_k, video_v: of N frames of L tokens, as a memory keeps them.
-    span: `start` and `stop` bound the frames that actions read; `history` is ignored.
+    span: `start` and `stop` bound the frames that actions read; `num_observed` is ignored.
     implementation: as for `window_attention`.
 
   Raises:

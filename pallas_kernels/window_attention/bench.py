@@ -15,14 +15,14 @@ from pallas_kernels import peers as libraries
 from pallas_kernels.window_attention import cost as formulas
 from pallas_kernels.window_attention import flash, pallas_gpu, pallas_tpu
 from pallas_kernels.window_attention.api import ACTION_IMPLEMENTATIONS, IMPLEMENTATIONS
-from pallas_kernels.window_attention.visibility import Rule, Span
+from pallas_kernels.window_attention.visibility import MaskRule, Span
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
   """A clip of `frames` frames under a rule, the first of them observed; or `actions` that read all its frames."""
 
-  rule: Rule
+  rule: MaskRule
   frames: int
   tokens: int = 1560
   heads: int = 20
@@ -32,16 +32,16 @@ class Case:
 
   @property
   def span(self) -> Span:
-    return Span() if self.actions else Span(history=1)
+    return Span() if self.actions else Span(num_observed=1)
 
 
 CASES = {
-  "sliding_cpu": Case(Rule(3), frames=24, tokens=48, heads=4, dtype=jnp.float32),
-  "dilated_cpu": Case(Rule(3, 4), frames=24, tokens=48, heads=4, dtype=jnp.float32),
-  "sliding_4k": Case(Rule(3), frames=3),
-  "actions_32k": Case(Rule(), frames=21, actions=32),
-  "sliding_32k": Case(Rule(3), frames=21),
-  "dilated_32k": Case(Rule(3, 4), frames=21),
+  "sliding_cpu": Case(MaskRule(3), frames=24, tokens=48, heads=4, dtype=jnp.float32),
+  "dilated_cpu": Case(MaskRule(3, 4), frames=24, tokens=48, heads=4, dtype=jnp.float32),
+  "sliding_4k": Case(MaskRule(3), frames=3),
+  "actions_32k": Case(MaskRule(), frames=21, actions=32),
+  "sliding_32k": Case(MaskRule(3), frames=21),
+  "dilated_32k": Case(MaskRule(3, 4), frames=21),
 }
 
 
@@ -73,7 +73,7 @@ def cost(case: Case, *, backward: bool) -> workload.Cost:
     pairs = queries * keys
   else:
     queries = keys = clip
-    pairs = formulas.visible_pairs(case.rule, case.frames, case.tokens, history=1)
+    pairs = formulas.visible_pairs(case.rule, case.frames, case.tokens, num_observed=1)
   return workload.Cost(
     formulas.flops(pairs, case.heads, case.head_dim, backward=backward),
     formulas.hbm_bytes(queries, keys, case.heads, case.head_dim, case.dtype, backward=backward),
@@ -119,7 +119,7 @@ def _mask(case: Case) -> np.ndarray | None:
   if case.actions:
     return None
   frame = np.arange(case.frames)
-  seen = case.rule.allows(frame[:, None], frame[None], case.span.history)
+  seen = case.rule.allows(frame[:, None], frame[None], case.span.num_observed)
   return np.kron(seen, np.ones((case.tokens, case.tokens), bool))
 
 
@@ -175,7 +175,7 @@ def _flex(case: Case, queries: int, keys: int, device: str):
   from torch.nn.attention import flex_attention as flex
 
   def allows(batch, head, query, key):
-    return case.rule.allows(query // case.tokens, key // case.tokens, case.span.history)
+    return case.rule.allows(query // case.tokens, key // case.tokens, case.span.num_observed)
 
   mask = None if case.actions else flex.create_block_mask(allows, None, None, queries, keys, device=device)
   return torch.compile(flex.flex_attention), mask

@@ -1,7 +1,7 @@
 """Which blocks of keys a block of queries meets: listed on the host, from what is known before anything runs.
 
 Tokens are regrouped b (n u) l -> b u (n l): u units of n frames. With one unit per phase of the dilation, the frames of
-a unit are neighbours in the window; with one unit per frame a block never crosses a frame's edge, the regrouping is a
+a unit are neighbors in the window; with one unit per frame a block never crosses a frame's edge, the regrouping is a
 free reshape whatever the dilation, and a frame-level rule shows a block whole or not at all.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
-from pallas_kernels.window_attention.visibility import Rule, Span
+from pallas_kernels.window_attention.visibility import MaskRule, Span
 
 HIDDEN, PARTIAL, WHOLE = 0, 1, 2  # what a block of queries may see of a block of keys
 
@@ -85,14 +85,14 @@ class Plan:
   Attributes:
     rule: what the layer allows; under the token-level rule with the dilation that the clip really has.
     query, key: how the operands are cut.
-    history: the least and the most that a traced history may be.
+    num_observed: the least and the most that a traced history may be.
     padded: whether some frames may be no history and no future but padding.
   """
 
-  rule: Rule
+  rule: MaskRule
   query: Rows
   key: Rows
-  history: tuple[int, int] = (0, 0)
+  num_observed: tuple[int, int] = (0, 0)
   padded: bool = False
 
   @property
@@ -102,9 +102,9 @@ class Plan:
 
   def sees(self, query: Places, key: Places, span: tuple[Int[Array, ""], ...]) -> Bool[Array, "*S"]:
     """Who sees whom, inside a kernel; `span` is history, start and stop of the clip at hand."""
-    history, start, stop = span
+    num_observed, start, stop = span
     if self.rule.unit == "frame":
-      visible = self.rule.allows(query.frame, key.frame, history) & (key.frame >= start)
+      visible = self.rule.allows(query.frame, key.frame, num_observed) & (key.frame >= start)
     else:
       visible = self.rule.near_tokens(query.index, key.index, self.key.tokens)
     return visible & (key.frame < stop) & (query.frame < self.query.first + self.query.frames)
@@ -152,7 +152,7 @@ def _frame_level(plan: Plan):
   query = plan.query.first + np.arange(plan.query.frames)[:, None]
   key = np.arange(plan.key.frames)[None]
   # As history grows, a pair's visibility can change where it passes the query and where it passes the key.
-  low, high = plan.history
+  low, high = plan.num_observed
   allowed = [plan.rule.allows(query, key, np.clip(n, low, high)) for n in (low, query + 1, key + 1)]
   sometimes, always = np.any(allowed, axis=0), np.all(allowed, axis=0) & (not plan.padded)
   queries, whole_queries = _frames_of_blocks(plan.query)
@@ -178,7 +178,7 @@ def _token_level(plan: Plan):
   (phase, first, last, whole), (key_phase, key_first, key_last, whole_key) = (
     _span_of_blocks(plan, rows) for rows in (plan.query, plan.key)
   )
-  reach = np.inf if plan.rule.radius is None else plan.rule.radius * plan.key.tokens
+  reach = np.inf if plan.rule.window_size is None else plan.rule.window_size * plan.key.tokens
   nearest = np.maximum(key_first - last[:, None], first[:, None] - key_last)
   farthest = np.maximum(key_last - first[:, None], last[:, None] - key_first)
   same = phase[:, None] == key_phase
@@ -207,6 +207,6 @@ def _listed(kinds) -> BlockList:
 def span_of(plan: Plan, span: Span, batch: int) -> Int[Array, "B 3"]:
   """History, start and stop of each clip, with what is None filled in."""
   frames = plan.key.frames
-  values = (span.history, 0 if span.start is None else span.start, frames if span.stop is None else span.stop)
+  values = (span.num_observed, 0 if span.start is None else span.start, frames if span.stop is None else span.stop)
   columns = [jnp.broadcast_to(jnp.asarray(value, jnp.int32), (batch,)) for value in values]
   return jnp.stack(columns, axis=1).at[:, 2].min(frames)

@@ -3,21 +3,21 @@
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels.window_attention.visibility import Rule
+from pallas_kernels.window_attention.visibility import MaskRule
 
 # Matrix products per visible pair and head, each of 2 * head_dim operations.
 FORWARD_PRODUCTS = 2  # scores, output
 BACKWARD_PRODUCTS = 5  # scores again, d weights, dq, dk, dv
 
 
-def visible_pairs(rule: Rule, frames: int, tokens: int, *, past: int = 0, history: int = 0) -> int:
+def visible_pairs(rule: MaskRule, frames: int, tokens: int, *, past: int = 0, num_observed: int = 0) -> int:
   """Pairs (query, key) of a clip of `frames` frames after `past` others that a rule lets see each other."""
   if rule.unit == "frame":
     query, key = past + np.arange(frames)[:, None], np.arange(past + frames)[None]
-    return int(rule.allows(query, key, history).sum()) * tokens**2
+    return int(rule.allows(query, key, num_observed).sum()) * tokens**2
   dilation, padding = rule.token_dilation(frames)
   length = (frames + padding) // dilation * tokens
-  reach = length if rule.radius is None else rule.radius * tokens
+  reach = length if rule.window_size is None else rule.window_size * tokens
   index = np.arange(length)
   within = np.minimum(index + reach, length - 1) - np.maximum(index - reach, 0) + 1
   return int(within.sum()) * dilation

@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.window_attention.blocks import Plan, Rows, span_of
-from pallas_kernels.window_attention.visibility import Rule, Span
+from pallas_kernels.window_attention.visibility import MaskRule, Span
 
 LOG2_E = 1.4426950408889634  # exp2 is what the hardware has
 
@@ -43,7 +43,7 @@ def window_attention(
   q: Float[Array, "B F L H D"],
   k: Float[Array, "B G M H D"],
   v: Float[Array, "B G M H D"],
-  rule: Rule,
+  rule: MaskRule,
   span: Span,
 ) -> tuple[Float[Array, "B F L H D"], Float[Array, "B F L H"]]:
   """Attention by `kernels`, whose heads must be a multiple of `lanes` wide; also log-sum-exp of each query's scores.
@@ -75,7 +75,7 @@ def action_attention(
   span: Span,
 ) -> Float[Array, "B A H D"]:
   """Actions read the video by `kernels` and each other by plain products; no copy joins the two sets of keys."""
-  everything = Rule(history_sees_future=True)
+  everything = MaskRule(history_sees_future=True)
   read, lse = window_attention(kernels, cut, lanes, q[:, None], video_k, video_v, everything, span)
   scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
   own = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores).astype(v.dtype), v)
@@ -90,25 +90,25 @@ def tile_key(tokens: int, head_dim: int, dtype: jnp.dtype) -> str:
 
 
 def make_plans(
-  rule: Rule, span: Span, query_shape: tuple[int, ...], key_shape: tuple[int, ...], cut: Cut
+  rule: MaskRule, span: Span, query_shape: tuple[int, ...], key_shape: tuple[int, ...], cut: Cut
 ) -> tuple[Plan, Plan]:
   """How a call is cut: for the passes that walk keys, and for the one that walks queries."""
   (frames, tokens), (total, key_tokens) = query_shape[1:3], key_shape[1:3]
   if rule.unit == "token":
     dilation, padding = rule.token_dilation(frames)
-    rule, first, total = Rule(rule.radius, dilation, unit="token"), 0, total + padding
+    rule, first, total = MaskRule(rule.window_size, dilation, unit="token"), 0, total + padding
   else:
     first = total - frames
-  if isinstance(span.history, int):
-    history = span.history, span.history
+  if isinstance(span.num_observed, int):
+    num_observed = span.num_observed, span.num_observed
   else:
-    history = 0, total if span.history_bound is None else min(span.history_bound, total)
+    num_observed = 0, total if span.num_observed_bound is None else min(span.num_observed_bound, total)
   padded = span.start is not None or span.stop is not None
   query_units, key_units = (frames, total) if cut.pieces else (rule.dilation, rule.dilation)
 
   def one(query_block: int, key_block: int) -> Plan:
     query = Rows(frames, tokens, query_units, query_block, first)
-    return Plan(rule, query, Rows(total, key_tokens, key_units, key_block), history, padded)
+    return Plan(rule, query, Rows(total, key_tokens, key_units, key_block), num_observed, padded)
 
   return one(cut.query[0], cut.key[0]), one(cut.query[1], cut.key[1])
 
@@ -137,7 +137,7 @@ def _backward(kernels, plans, heads, width, kept, gradients):
   q, k, v, span, out, lse = kept
   d_out, d_lse = gradients
   split = lambda x: rearrange(x.astype(jnp.float32), "b u r (h d) -> b h u r d", h=heads)  # noqa: E731
-  # d score = p (d p - delta): what the softmax's normalisation takes back, less what reaches log-sum-exp directly.
+  # d score = p (d p - delta): what the softmax's normalization takes back, less what reaches log-sum-exp directly.
   delta = jnp.sum(split(out) * split(d_out), axis=-1) - d_lse
   operands = q, k, v, span, d_out.astype(q.dtype), lse * LOG2_E, delta
   dq = kernels.query_gradient(*operands, plan=plans[0], heads=heads, scale=width**-0.5)

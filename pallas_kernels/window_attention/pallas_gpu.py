@@ -28,7 +28,7 @@ from pallas_kernels.window_attention.blocks import (
   blocks_of_keys,
   blocks_of_queries,
 )
-from pallas_kernels.window_attention.visibility import HIDDEN_SCORE, Rule, Span
+from pallas_kernels.window_attention.visibility import HIDDEN_SCORE, MaskRule, Span
 
 ON_CHIP_BYTES = 99 * 2**10  # shared memory that a block of threads can have on every GPU since Ampere
 WIDEST_HEAD = 128  # a block of queries, its sums and its scores live in registers
@@ -66,7 +66,7 @@ def window_attention(
   q: Float[Array, "B F L H D"],
   k: Float[Array, "B G L H D"],
   v: Float[Array, "B G L H D"],
-  rule: Rule,
+  rule: MaskRule,
   span: Span,
   *,
   tiles: Tiles | None = None,

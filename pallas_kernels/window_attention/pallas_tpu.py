@@ -28,7 +28,7 @@ from pallas_kernels.window_attention.blocks import (
   blocks_of_keys,
   blocks_of_queries,
 )
-from pallas_kernels.window_attention.visibility import HIDDEN_SCORE, Rule, Span
+from pallas_kernels.window_attention.visibility import HIDDEN_SCORE, MaskRule, Span
 
 LANES = 128
 ON_CHIP_BYTES = 14 * 2**20  # what tiles may take by `on_chip_bytes`
@@ -72,7 +72,7 @@ def window_attention(
   q: Float[Array, "B F L H D"],
   k: Float[Array, "B G L H D"],
   v: Float[Array, "B G L H D"],
-  rule: Rule,
+  rule: MaskRule,
   span: Span,
   *,
   tiles: Tiles | None = None,

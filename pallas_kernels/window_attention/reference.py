@@ -5,14 +5,14 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 from jaxtyping import Array, Float
 
-from pallas_kernels.window_attention.visibility import Rule, Span
+from pallas_kernels.window_attention.visibility import MaskRule, Span
 
 
 def window_attention(
   q: Float[Array, "B F L H D"],
   k: Float[Array, "B G L H D"],
   v: Float[Array, "B G L H D"],
-  rule: Rule,
+  rule: MaskRule,
   span: Span,
 ) -> Float[Array, "B F L H D"]:
   """Same contract as `api.window_attention`."""
@@ -43,16 +43,16 @@ def action_attention(
   return _attend(q[:, None], k, v, mask[:, None])[:, 0]
 
 
-def _token_level(q, k, v, rule: Rule):
+def _token_level(q, k, v, rule: MaskRule):
   frames, tokens = q.shape[1:3]
   dilation, padding = rule.token_dilation(frames)
   if dilation > 1:
     q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0), (0, 0))) for x in (q, k, v))
     q, k, v = (rearrange(x, "b (n d) ... -> (b d) n ...", d=dilation) for x in (q, k, v))
-    out = _token_level(q, k, v, Rule(rule.radius, unit="token"))
+    out = _token_level(q, k, v, MaskRule(rule.window_size, unit="token"))
     return rearrange(out, "(b d) n ... -> b (n d) ...", d=dilation)[:, :frames]
   index = jnp.arange(frames * tokens)
-  reach = frames * tokens if rule.radius is None else rule.radius * tokens
+  reach = frames * tokens if rule.window_size is None else rule.window_size * tokens
   return _attend(q, k, v, jnp.abs(index[:, None] - index[None, :]) <= reach)
 
 

@@ -1,7 +1,7 @@
 """Who sees whom: the one definition of every attention mask of the mixture.
 
 Tokens lie frame by frame, [frames 0..F-1, each of L tokens]. The first frames are history (observed), the rest is
-predicted. A `Rule` is what a layer allows; a `Span` is how one batch of clips is laid out.
+predicted. A `MaskRule` is what a layer allows; a `Span` is how one batch of clips is laid out.
 
 Source: Kairos section 2.1 (unified mask); the frame-level and token-level rules of the reference.
 """
@@ -17,12 +17,12 @@ HIDDEN_SCORE = -1e30  # of a key that is not seen; finite, so that a query that 
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class MaskRule:
   """What one layer allows.
 
   Attributes:
-    radius: frames at most `radius - 1` steps of `dilation` frames apart see each other; None: every frame. Under the
-      token-level rule tokens at most `radius` frames' worth of tokens apart.
+    window_size: frames at most `window_size - 1` steps of `dilation` frames apart see each other; None: every frame.
+      Under the token-level rule tokens at most `window_size` frames' worth of tokens apart.
     dilation: frames per step.
     unit: "frame", or "token" for the sliding window of plain token distances, which knows no history.
     history_sees_future: lets observed frames look at predicted ones.
@@ -30,7 +30,7 @@ class Rule:
     all_see_history: every frame sees all history, however far.
   """
 
-  radius: int | None = None
+  window_size: int | None = None
   dilation: int = 1
   unit: Literal["frame", "token"] = "frame"
   history_sees_future: bool = False
@@ -38,35 +38,35 @@ class Rule:
   all_see_history: bool = False
 
   def __post_init__(self):
-    if self.radius is None and self.dilation != 1:
+    if self.window_size is None and self.dilation != 1:
       raise ValueError(f"Rule: dilation is {self.dilation}, but a layer without a radius sees every frame; allowed: 1")
 
   # Operators alone, so that the same lines serve numpy on the host, arrays, and vectors and scalars inside a kernel.
   def near(self, query: Int[Array, "*#S"], key: Int[Array, "*#S"]) -> Bool[Array, "*S"]:
     """True where the window alone lets frame `query` see frame `key`."""
     distance = key - query
-    if self.radius is None:
+    if self.window_size is None:
       return distance == distance  # all, in the shape that query and key make together
-    near = abs(distance) < self.radius * self.dilation
+    near = abs(distance) < self.window_size * self.dilation
     return near if self.dilation == 1 else near & (query % self.dilation == key % self.dilation)
 
   def allows(
-    self, query: Int[Array, "*#S"], key: Int[Array, "*#S"], history: int | Int[Array, "*#S"]
+    self, query: Int[Array, "*#S"], key: Int[Array, "*#S"], num_observed: int | Int[Array, "*#S"]
   ) -> Bool[Array, "*S"]:
     """True where frame `query` may see frame `key` when frames [0, history) are observed and none is padding."""
     visible = self.near(query, key)
     if not self.history_sees_future:
-      visible = visible & ((query >= history) | (key < history))
+      visible = visible & ((query >= num_observed) | (key < num_observed))
     if self.all_see_history:
-      visible = visible | (key < history)
+      visible = visible | (key < num_observed)
     if self.causal_history:
-      visible = visible & ((query >= history) | (key <= query))
+      visible = visible & ((query >= num_observed) | (key <= query))
     return visible
 
   def sees(self, query: Int[Array, "*#S"], key: Int[Array, "*#S"], span: "Span") -> Bool[Array, "B *S"]:
     """True where frame `query` sees frame `key` (frame-level rule)."""
     extra = (...,) + (None,) * max(query.ndim, key.ndim)
-    visible = self.allows(query[None], key[None], jnp.atleast_1d(jnp.asarray(span.history))[extra])
+    visible = self.allows(query[None], key[None], jnp.atleast_1d(jnp.asarray(span.num_observed))[extra])
     if span.start is not None:
       visible = visible & (key >= jnp.atleast_1d(span.start)[extra])
     if span.stop is not None:
@@ -76,7 +76,7 @@ class Rule:
   def near_tokens(self, query: Int[Array, "*#S"], key: Int[Array, "*#S"], tokens: int) -> Bool[Array, "*S"]:
     """True where token `query` sees token `key` of its phase (token-level rule, `tokens` a frame)."""
     distance = key - query
-    return distance == distance if self.radius is None else abs(distance) <= self.radius * tokens
+    return distance == distance if self.window_size is None else abs(distance) <= self.window_size * tokens
 
   def token_dilation(self, frames: int) -> tuple[int, int]:
     """Of the token-level rule on a clip of `frames`: its true dilation, and the frames of zeros that it appends.
@@ -95,15 +95,15 @@ class Span:
   """How a batch of clips lies along the keys' frames. All counts are in frames, one number or one per clip.
 
   Attributes:
-    history: frames [0, history) are observed.
+    num_observed: frames [0, num_observed) are observed.
     start, stop: frames outside [start, stop) hold nothing (an unfilled memory, padding); None: all are real.
-    history_bound: a static upper bound of a traced `history`, which sizes the keys that `all_see_history` gathers.
+    num_observed_bound: a static upper bound of a traced `num_observed`; it sizes what `all_see_history` gathers.
   """
 
-  history: int | Int[Array, "#B"] = 0
+  num_observed: int | Int[Array, "#B"] = 0
   start: Int[Array, "#B"] | None = None
   stop: Int[Array, "#B"] | None = None
-  history_bound: int | None = dataclasses.field(default=None, metadata=dict(static=True))
+  num_observed_bound: int | None = dataclasses.field(default=None, metadata=dict(static=True))
 
   def holds(self, frame: Int[Array, "N"]) -> Bool[Array, "#B N"]:
     """True where a frame lies in [start, stop)."""
@@ -112,8 +112,8 @@ class Span:
     return real if stop is None else real & (frame < stop)
 
 
-def mixture_mask(
-  rule: Rule, *, frames: int, tokens_per_frame: int, actions: int, history: int
+def joint_mask(
+  rule: MaskRule, *, frames: int, tokens_per_frame: int, actions: int, num_observed: int
 ) -> Bool[Array, "frames*tokens_per_frame+actions frames*tokens_per_frame+actions"]:
   """The dense mask of [video | actions]: for tests and pictures, never for computing.
 
@@ -123,6 +123,6 @@ def mixture_mask(
   index = jnp.arange(frames * tokens_per_frame + actions)
   frame = index // tokens_per_frame
   is_video = index < frames * tokens_per_frame
-  video = rule.sees(frame[:, None], frame[None, :], Span(history=history))[0] & is_video
-  action = ~is_video | (frame < history)
+  video = rule.sees(frame[:, None], frame[None, :], Span(num_observed=num_observed))[0] & is_video
+  action = ~is_video | (frame < num_observed)
   return jnp.where(is_video[:, None], video, action)

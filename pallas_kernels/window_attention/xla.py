@@ -1,6 +1,6 @@
 """Window attention that computes the frames in the window and no others: cost and memory linear in frames.
 
-A dilated window is a plain one after regrouping: frames of one phase, `dilation` apart, become neighbours. Query frames
+A dilated window is a plain one after regrouping: frames of one phase, `dilation` apart, become neighbors. Query frames
 are then walked in blocks, each against the few frames around it.
 """
 
@@ -14,7 +14,7 @@ from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from pallas_kernels.window_attention.visibility import HIDDEN_SCORE, Rule, Span
+from pallas_kernels.window_attention.visibility import HIDDEN_SCORE, MaskRule, Span
 
 SAVED = "window_attention"  # what a checkpoint keeps of a block
 
@@ -26,7 +26,7 @@ def window_attention(
   q: Float[Array, "B F L H D"],
   k: Float[Array, "B G L H D"],
   v: Float[Array, "B G L H D"],
-  rule: Rule,
+  rule: MaskRule,
   span: Span,
 ) -> Float[Array, "B F L H D"]:
   """Same contract as `api.window_attention`."""
@@ -51,17 +51,17 @@ def action_attention(
   return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
 
 
-def _frame_level(q, k, v, rule: Rule, span: Span):
+def _frame_level(q, k, v, rule: MaskRule, span: Span):
   frames, tokens = q.shape[1:3]
   past, dilation = k.shape[1] - frames, rule.dilation
   lead = -past % dilation  # so that the first query frame has phase 0
   tail = -frames % dilation
   phase = jnp.arange(dilation)[:, None, None]
-  history = jnp.atleast_1d(jnp.asarray(span.history))[:, None, None, None]
+  num_observed = jnp.atleast_1d(jnp.asarray(span.num_observed))[:, None, None, None]
   span = dataclasses.replace(span, start=jnp.zeros(1, int) if span.start is None else span.start)
 
   # History that everyone sees is gathered once, whole; the window then holds the rest.
-  gather = rule.all_see_history and rule.radius is not None
+  gather = rule.all_see_history and rule.window_size is not None
   gathered = _history_bound(span, past + frames) if gather else 0
   always = tuple(x[:, :gathered] for x in (k, v)) if gather else None
   in_window = dataclasses.replace(rule, all_see_history=False) if gather else rule
@@ -73,27 +73,27 @@ def _frame_level(q, k, v, rule: Rule, span: Span):
     query = query[:, None] * dilation + phase + past
     key = key[None, :] * dilation + phase - lead
     seen = in_window.sees(query, key, span) & (key < past + frames)
-    return per_token(seen & (key >= history) if gather else seen)
+    return per_token(seen & (key >= num_observed) if gather else seen)
 
   def visible_always(query):
     query = query[:, None] * dilation + phase + past
     key = jnp.arange(gathered)[None, None, :]
-    return per_token(rule.sees(query, key, span) & (key < history))
+    return per_token(rule.sees(query, key, span) & (key < num_observed))
 
   q = _regroup(q, 0, tail, dilation)
   k, v = (_regroup(x, lead, tail, dilation) for x in (k, v))
-  reach = None if rule.radius is None else rule.radius - 1
+  reach = None if rule.window_size is None else rule.window_size - 1
   out = _banded(q, k, v, reach, visible, always, visible_always)
   return rearrange(out, "b p n l h d -> b (n p) l h d")[:, :frames]
 
 
 def _history_bound(span: Span, frames: int) -> int:
-  if isinstance(span.history, int):
-    return min(span.history, frames)
-  return frames if span.history_bound is None else min(span.history_bound, frames)
+  if isinstance(span.num_observed, int):
+    return min(span.num_observed, frames)
+  return frames if span.num_observed_bound is None else min(span.num_observed_bound, frames)
 
 
-def _token_level(q, k, v, rule: Rule):
+def _token_level(q, k, v, rule: MaskRule):
   frames, tokens = q.shape[1:3]
   dilation, tail = rule.token_dilation(frames)
   q, k, v = (_regroup(x, 0, tail, dilation) for x in (q, k, v))
@@ -103,10 +103,10 @@ def _token_level(q, k, v, rule: Rule):
     offset = jnp.arange(tokens)
     distance = (key[:, None] * tokens + offset).reshape(1, -1) - (query[:, None] * tokens + offset).reshape(-1, 1)
     inside = jnp.repeat((key >= 0) & (key < total), tokens)
-    near = True if rule.radius is None else jnp.abs(distance) <= rule.radius * tokens
+    near = True if rule.window_size is None else jnp.abs(distance) <= rule.window_size * tokens
     return (near & inside)[None, None]
 
-  out = _banded(q, k, v, rule.radius, visible)
+  out = _banded(q, k, v, rule.window_size, visible)
   return rearrange(out, "b p n l h d -> b (n p) l h d")[:, :frames]
 
 

@@ -10,15 +10,15 @@ from data_pipelines.records import Clip
 from data_pipelines.simulate import generate
 from kairos_jax import media
 from kairos_jax.cli import main as cli
-from kairos_jax.interop import bundle as bundle_lib
+from kairos_jax.interop import saved_model
 from kairos_jax.runtime import rollout
 from tests import tiny
 
 
 @pytest.fixture
-def folder(tmp_path, tiny_bundle, monkeypatch):
+def folder(tmp_path, tiny_saved, monkeypatch):
   """A run's folder with a tiny model; the simulator gives a clip of noise and notes what it was asked for."""
-  bundle_lib.save(tmp_path / "model", tiny_bundle)
+  saved_model.save(tmp_path / "model", tiny_saved)
 
   def episode(*asked):
     (tmp_path / "asked").write_text(repr(asked))
@@ -91,7 +91,7 @@ def test_a_mistake_is_one_line(argv, line, capsys):
 
 
 def test_a_model_whose_memory_grows_writes_nothing(tmp_path, capsys):
-  bundle_lib.save(tmp_path / "model", tiny.bundle(tiny.mixture(layers=("FA",))))
+  saved_model.save(tmp_path / "model", tiny.saved(tiny.model_config(layers=("FA",))))
   assert cli.main(["rollout", f"--model={tmp_path}"]) == 2
   assert "FA layers of this model keep all frames" in capsys.readouterr().err
   assert not (tmp_path / "rollout").exists()

@@ -19,10 +19,10 @@ def moving_balls(count, seed, frames=9, size=32):
   clips = []
   for _ in range(count):
     clip = np.repeat((90 + y)[None, ..., None] * np.ones(3), frames, axis=0)
-    for colour in ((200, 40, 30), (40, 70, 210)):
+    for color in ((200, 40, 30), (40, 70, 210)):
       (py, px), (vy, vx) = rng.uniform(6, size - 6, 2), rng.uniform(-1, 1, 2)
       alpha = np.clip(4 - np.hypot(y - py - vy * t, x - px - vx * t), 0, 1)[..., None]
-      clip = clip * (1 - alpha) + np.array(colour) * alpha
+      clip = clip * (1 - alpha) + np.array(color) * alpha
     clips.append(clip.astype(np.uint8))
   return np.stack(clips)
 
@@ -45,13 +45,13 @@ def test_latents_are_small_and_of_unit_scale(fitted, clips):
   np.testing.assert_allclose(leading[:, 1:].mean(axis=(0, 1, 2, 3)), 0, atol=1e-2)
 
 
-def test_unseen_clips_are_recognisable(fitted, clips):
+def test_unseen_clips_are_recognizable(fitted, clips):
   rebuilt = codec.decode(fitted, codec.encode(fitted, clips))
   assert rebuilt.shape == clips.shape and float(jnp.abs(rebuilt).max()) <= 1
   assert float(codec.psnr(rebuilt, clips).mean()) > 27
 
 
-def test_rendered_clips_are_recognisable():
+def test_rendered_clips_are_recognizable():
   makers = {"physics": Physics(48), "robot": Robot(48)}
   clips = {name: [m.clip(np.random.default_rng([0, i])).video[:21] for i in range(36)] for name, m in makers.items()}
   fitted = codec.fit([clip for kind in clips.values() for clip in kind[:30]])
@@ -61,9 +61,9 @@ def test_rendered_clips_are_recognisable():
 
 
 def test_channels_without_variance_stay_finite():
-  grey = np.full((1, 5, 16, 16, 3), 99, np.uint8)
-  fitted = codec.fit(grey)
-  latents = codec.encode(fitted, grey)
+  gray = np.full((1, 5, 16, 16, 3), 99, np.uint8)
+  fitted = codec.fit(gray)
+  latents = codec.encode(fitted, gray)
   np.testing.assert_allclose(latents, 0, atol=1e-3)
   np.testing.assert_allclose(codec.decode(fitted, latents), 99 / 127.5 - 1, atol=1e-3)
 

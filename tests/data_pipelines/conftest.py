@@ -27,7 +27,7 @@ def make_clip(number=0, frames=9, state_dim=3, action_dim=3, source="robot", siz
 
 @pytest.fixture
 def datasets(tmp_path):
-  """Folders of two sources: "robot", 20 labelled clips in 5 shards, and "hand", 12 unlabelled clips in 3."""
+  """Folders of two sources: "robot", 20 labeled clips in 5 shards, and "hand", 12 unlabeled clips in 3."""
   write_shards((make_clip(i, 9 + i % 4) for i in range(20)), tmp_path / "robot", "robot", 4)
   clips = (make_clip(100 + i, state_dim=0, action_dim=0, source="hand", instruction="") for i in range(12))
   write_shards(clips, tmp_path / "hand", "hand", 4)

@@ -37,7 +37,7 @@ def test_after_the_stage_the_end_mixture_goes_on():
   assert np.mean(after) == pytest.approx(0.75, abs=0.01)
 
 
-def test_striding_favours_no_source():
+def test_striding_favors_no_source():
   curriculum = Curriculum(Mixture({"a": 1, "b": 1}, {"a": 1, "b": 1}), 1000, 0)
   assert np.mean([curriculum[i][0] for i in range(0, 1000, 2)]) == pytest.approx(0.5, abs=0.08)
 

@@ -29,7 +29,9 @@ def text(tokens):
 
 
 def loader(datasets, mixture=EVEN, **changes):
-  options = dict(batch=4, frames=5, seed=0, tokenize=tokenize, steps=20, crop="random", instruction_share=(0.0, 1.0))
+  options = dict(
+    batch_size=4, frames=5, seed=0, tokenize=tokenize, steps=20, crop="random", instruction_share=(0.0, 1.0)
+  )
   return make_loader(datasets, mixture, **{**options, **dict(state_dim=3, action_dim=3), **changes})
 
 
@@ -106,8 +108,8 @@ def test_orbax_saves_and_restores_the_stream(datasets, tmp_path):
 
 
 def test_processes_share_the_samples_of_one(datasets):
-  alone = take(loader(datasets, batch=6, steps=10), 10)
-  parts = [take(loader(datasets, batch=2, steps=10, process_index=i, process_count=3), 10) for i in range(3)]
+  alone = take(loader(datasets, batch_size=6, steps=10), 10)
+  parts = [take(loader(datasets, batch_size=2, steps=10, process_index=i, process_count=3), 10) for i in range(3)]
   for name in alone[0]:
     together = np.stack([np.concatenate([batch[name] for batch in part]) for part in parts], axis=1)
     np.testing.assert_array_equal(

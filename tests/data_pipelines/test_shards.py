@@ -27,7 +27,7 @@ def test_a_smaller_dataset_leaves_nothing_of_a_larger_one(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset.json", *files]
 
 
-def test_statistics_are_over_labelled_entries_of_each_source(tmp_path):
+def test_statistics_are_over_labeled_entries_of_each_source(tmp_path):
   mask = np.arange(8) < 4
   clips = [
     make_clip(0, action_mask=mask),

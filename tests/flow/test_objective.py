@@ -55,15 +55,15 @@ class Oracle:
   actions: np.ndarray | None = None
   config = SimpleNamespace(video=MIXTURE.video)
 
-  def apply(self, params, latents, timestep, *args, method, history=None, length=None, action_history=None):
+  def apply(self, params, latents, timestep, *args, method, num_observed=None, length=None, action_num_observed=None):
     if method == "with_state":
       context, state, self.state_mask = latents, timestep, args[0]
       self.state = state
       return context
-    self.seen = dict(latents=latents, timestep=timestep, context=args[-1], history=history, length=length)
+    self.seen = dict(latents=latents, timestep=timestep, context=args[-1], num_observed=num_observed, length=length)
     sigma = timestep[:, None, None, None, None] / 1000
     frame = jnp.arange(latents.shape[1])
-    predicted = (frame >= history[:, None]) & (frame < length[:, None])
+    predicted = (frame >= num_observed[:, None]) & (frame < length[:, None])
     video = jnp.where(predicted[..., None, None, None], (latents - self.clean) / sigma, 1e3)
     if method == "denoise_video":
       return video
@@ -75,7 +75,7 @@ class Oracle:
 
 
 def config_of(**changes):
-  return ObjectiveConfig(**{**dict(tasks={"ti2v": 1.0}, max_history=1), **changes})
+  return ObjectiveConfig(**{**dict(tasks={"ti2v": 1.0}, max_observed=1), **changes})
 
 
 def objective_of(codec, config, model, **normalizers):
@@ -91,19 +91,19 @@ def oracle_of(codec, batch):
 def test_a_model_that_knows_the_data_has_no_loss(codec, batch, bridge_params, tasks):
   """And what it says of observed and padded frames does not count."""
   model = oracle_of(codec, batch)
-  objective = objective_of(codec, config_of(tasks=tasks, max_history=2), model)
+  objective = objective_of(codec, config_of(tasks=tasks, max_observed=2), model)
   for seed in range(3):
     loss, metrics = objective({"bridge": bridge_params}, batch, jax.random.key(seed))
     assert float(loss) < 1e-6 and set(metrics) == {"loss", "loss_video"}
   latents = (batch["length"] - 1) // 4 + 1
   assert (np.asarray(model.seen["length"]) <= latents).all()
-  for clip, history in enumerate(model.seen["history"]):
-    np.testing.assert_array_equal(model.seen["latents"][clip, :history], model.clean[clip, :history])
+  for clip, num_observed in enumerate(model.seen["num_observed"]):
+    np.testing.assert_array_equal(model.seen["latents"][clip, :num_observed], model.clean[clip, :num_observed])
 
 
 def test_noise_draws_share_a_clip_and_each_has_its_own_noise(codec, batch, bridge_params):
   model = oracle_of(codec, batch)
-  objective = objective_of(codec, config_of(actions=CHUNK, action_draws=4), model)
+  objective = objective_of(codec, config_of(action_horizon=CHUNK, chunks_per_clip=4), model)
   loss, metrics = objective({"bridge": bridge_params}, batch, jax.random.key(0))
   assert float(loss) < 1e-6 and set(metrics) == {"loss", "loss_video", "loss_action"}
   assert model.seen["actions"].shape == (4 * BATCH, CHUNK, 4)
@@ -113,7 +113,7 @@ def test_noise_draws_share_a_clip_and_each_has_its_own_noise(codec, batch, bridg
 def test_loss_adds_the_weighted_action_loss(codec, batch, bridge_params):
   model = oracle_of(codec, batch)
   model.actions = model.actions + 1.0
-  objective = objective_of(codec, config_of(actions=CHUNK, action_weight=0.5), model)
+  objective = objective_of(codec, config_of(action_horizon=CHUNK, action_weight=0.5), model)
   loss, metrics = objective({"bridge": bridge_params}, batch, jax.random.key(0))
   assert float(metrics["loss_action"]) > 0.1
   np.testing.assert_allclose(loss, metrics["loss_video"] + 0.5 * metrics["loss_action"], rtol=1e-6)
@@ -126,20 +126,20 @@ def test_actions_follow_the_observed_frames(codec, batch, bridge_params):
   frames = np.arange(FRAMES, dtype=np.float32)[None, :, None] * np.ones((BATCH, 1, 5), np.float32)
   marked = {**batch, "action": steps, "state": frames}
   units = dict(normalize_action=lambda x: x / 10, normalize_state=lambda x: -x)
-  objective = objective_of(codec, config_of(actions=CHUNK, max_history=3), model, **units)
-  history = jnp.array([1, 2, 3])
-  actions, mask, state, _ = objective._decisions(marked, history)
+  objective = objective_of(codec, config_of(action_horizon=CHUNK, max_observed=3), model, **units)
+  num_observed = jnp.array([1, 2, 3])
+  actions, mask, state, _ = objective._decisions(marked, num_observed)
   want = 4 * (np.array([1, 2, 3]) - 1)[:, None] + np.arange(CHUNK)
-  labelled = (want < 12) & (want < np.array([[12], [3], [0]]))
-  np.testing.assert_array_equal(mask, labelled)
-  np.testing.assert_allclose(actions, np.where(labelled, want / 10, 0)[..., None] * np.ones(4), rtol=1e-6)
+  labeled = (want < 12) & (want < np.array([[12], [3], [0]]))
+  np.testing.assert_array_equal(mask, labeled)
+  np.testing.assert_allclose(actions, np.where(labeled, want / 10, 0)[..., None] * np.ones(4), rtol=1e-6)
   np.testing.assert_array_equal(state[:, 0], [0, -4, -8])
 
 
-def test_padding_and_unlabelled_actions_do_not_matter(codec, batch, bridge_params):
+def test_padding_and_unlabeled_actions_do_not_matter(codec, batch, bridge_params):
   """With the real model: whatever lies behind a clip's end or an action's mask, the loss is the same."""
   params = {**tiny.params(MIXTURE), "bridge": bridge_params}
-  objective = objective_of(codec, config_of(actions=CHUNK, max_history=2), WorldActionModel(MIXTURE))
+  objective = objective_of(codec, config_of(action_horizon=CHUNK, max_observed=2), WorldActionModel(MIXTURE))
   run = jax.jit(lambda *args: objective(*args))
   want, metrics = run(params, batch, jax.random.key(0))
   assert np.isfinite(want) and metrics["loss_video"] > 0.1 and metrics["loss_action"] > 0.1
@@ -150,7 +150,7 @@ def test_padding_and_unlabelled_actions_do_not_matter(codec, batch, bridge_param
   changed["action"] = np.where(batch["action_mask"][..., None], batch["action"], 1e6)
   np.testing.assert_array_equal(run(params, changed, jax.random.key(0))[0], want)
 
-  changed["action"] = batch["action"] + 1.0  # while labelled actions do
+  changed["action"] = batch["action"] + 1.0  # while labeled actions do
   assert run(params, changed, jax.random.key(0))[0] != want
 
 
@@ -183,7 +183,7 @@ def test_hidden_text_is_the_empty_text(codec, batch, bridge_params):
     (dict(tasks={}), "not all 0"),
     (dict(tasks={"t2v": 0.0}), "not all 0"),
     (dict(tasks={"v2v": 1.0}), "unconditional"),
-    (dict(tasks={"t2v": 1.0}, actions=4), "ti2v and i2v"),
+    (dict(tasks={"t2v": 1.0}, action_horizon=4), "ti2v and i2v"),
   ],
 )
 def test_impossible_objectives_are_refused(changes, says):

@@ -16,10 +16,10 @@ SCHEDULE = flow_schedule(4, 3.0)
 class ContextReader:
   """Stands in for the model: its velocity is the mean of the context, plus 100 on observed frames."""
 
-  def apply(self, params, latents, timestep, context, *, history, memory, method):
+  def apply(self, params, latents, timestep, context, *, num_observed, memory, method):
     assert method == "denoise_video" and timestep.shape == latents.shape[:1]
     velocity = jnp.full(latents.shape, context.tokens.mean())
-    return velocity.at[:, :history].add(100.0)
+    return velocity.at[:, :num_observed].add(100.0)
 
 
 def context_of(value):
@@ -69,10 +69,10 @@ def test_guidance_leaves_the_negative_and_of_one_does_not_read_it(guidance, nega
 
 
 def test_joint_actions_are_those_of_actions_alone():
-  mixture, history = tiny.config(layers=("SWA", "GATED")), 2
-  model, params, context = WorldActionModel(mixture), tiny.params(mixture), tiny.context(masked=True)
+  model_config, num_observed = tiny.config(layers=("SWA", "GATED")), 2
+  model, params, context = WorldActionModel(model_config), tiny.params(model_config), tiny.context(masked=True)
   noise, action_noise = jnp.asarray(tiny.latents(4)), jnp.asarray(tiny.actions(3))
-  observed = tiny.latents(history, seed=5)
+  observed = tiny.latents(num_observed, seed=5)
   schedule = flow_schedule(4, ACTION_SHIFT)
 
   @jax.jit
@@ -90,7 +90,7 @@ def test_joint_actions_are_those_of_actions_alone():
   np.testing.assert_allclose(actions, alone(), atol=1e-5)
   assert np.abs(actions - action_noise).max() > 0.1
   for seen in (*trace.sample[0], video):
-    np.testing.assert_array_equal(seen[:, :history], observed)
+    np.testing.assert_array_equal(seen[:, :num_observed], observed)
 
 
 def test_guidance_needs_a_negative():

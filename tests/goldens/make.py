@@ -66,7 +66,7 @@ def gated_delta_rule(folder, rng):
     state, g = normal(rng, 1, 2, 8, 6), -np.abs(normal(rng, 1, length, 2))
     beta = rng.uniform(size=(1, length, 2)).astype(np.float32)
     t = dict(q=q, k=k, v=v, g=g, beta=beta, initial_state=state)
-    inputs = oracle.l2_normalise(q[0]) / np.sqrt(8), oracle.l2_normalise(k[0]), v[0], g[0], beta[0].astype(np.float64)
+    inputs = oracle.l2_normalize(q[0]) / np.sqrt(8), oracle.l2_normalize(k[0]), v[0], g[0], beta[0].astype(np.float64)
     for suffix, start in (("noinit", np.zeros_like(state[0])), ("init", state[0])):
       reads, final = oracle.gated_delta_rule(*inputs, start)
       t |= {f"o_{suffix}": reads[None], f"state_{suffix}": final[None]}
@@ -79,20 +79,20 @@ def gated_delta_rule(folder, rng):
 def attention_masks(folder):
   tensors, frames, tokens, actions, window, dilation = {}, 5, 2, 3, 2, 2
   video = frames * tokens
-  for history, restrict, everyone in itertools.product((0, 2), (0, 1), (0, 1)):
+  for num_observed, restrict, everyone in itertools.product((0, 2), (0, 1), (0, 1)):
     rule = SimpleNamespace(
-      window=window,
+      window_size=window,
       dilation=dilation,
       history_sees_future=not restrict,
       causal_history=False,
       all_see_history=bool(everyone),
     )
-    prefix = f"f{frames}_h{history}_r{restrict}_a{everyone}/"
+    prefix = f"f{frames}_h{num_observed}_r{restrict}_a{everyone}/"
     for kind in ("FA", "SWA", "DSWA"):
       mask = np.zeros((video + actions, video + actions), bool)
-      seen = oracle.frame_mask(rule, kind, frames, history, [frames])
+      seen = oracle.frame_mask(rule, kind, frames, num_observed, [frames])
       mask[:video, :video] = np.kron(seen, np.ones((tokens, tokens), bool))
-      mask[video:, : history * tokens] = mask[video:, video:] = True
+      mask[video:, : num_observed * tokens] = mask[video:, video:] = True
       tensors[f"{prefix}video_action_mixed@{kind}"] = mask
       tensors[f"{prefix}video_only@{kind}"] = mask[:video, :video]
       tensors[f"{prefix}action_with_video_cache@{kind}"] = mask[video:]
@@ -103,7 +103,9 @@ def attention_masks(folder):
 
 def attention(folder, rng):
   tensors, tokens, heads, width = {}, 2, 2, 8
-  rule = SimpleNamespace(window=2, dilation=3, history_sees_future=False, causal_history=False, all_see_history=False)
+  rule = SimpleNamespace(
+    window_size=2, dilation=3, history_sees_future=False, causal_history=False, all_see_history=False
+  )
   for frames, histories in ((5, (0, 2)), (6, ())):
     inputs = [normal(rng, 1, frames * tokens, width) for _ in "qkv"]
     tensors |= {f"F{frames}/{name}": x for name, x in zip("qkv", inputs, strict=True)}
@@ -111,10 +113,10 @@ def attention(folder, rng):
     for kind in ("SWA", "DSWA", "FA"):
       out = oracle.token_level(rule, kind, *split, tokens)
       tensors[f"F{frames}/flash/{kind}"] = out.reshape(1, -1, width)
-      for history in histories:
-        mask = oracle.frame_mask(rule, kind, frames, history, [frames])
+      for num_observed in histories:
+        mask = oracle.frame_mask(rule, kind, frames, num_observed, [frames])
         out = oracle.attend(*split, np.kron(mask, np.ones((tokens, tokens), bool)))
-        tensors[f"F{frames}/flex/{kind}/h{history}_r1"] = out.reshape(1, -1, width)
+        tensors[f"F{frames}/flex/{kind}/h{num_observed}_r1"] = out.reshape(1, -1, width)
   meta = dict(num_heads=heads, tokens_per_frame=tokens, window_size=2, dilated_length=3)
   write(folder, "c04_flash_vs_flex", tensors, **meta)
 
@@ -122,18 +124,18 @@ def attention(folder, rng):
 def video_tower(folder, rng, weights):
   tensors, runs = {}, []
   context, context_mask = normal(rng, 2, 6, 8), np.arange(6) < np.array([[6], [4]])
-  for name, frames, history, overrides, row in (
+  for name, frames, num_observed, overrides, row in (
     ("flex_h2", 5, 2, WINDOWS, 0),
     ("flash_h1_masked_ctx", 6, 1, {**WINDOWS, "attn_method": "flash"}, 1),
   ):
-    run = dict(name=name, F=frames, H=4, W=2, num_history_frames=history, ctor_overrides=overrides, batch=1)
+    run = dict(name=name, F=frames, H=4, W=2, num_history_frames=num_observed, ctor_overrides=overrides, batch=1)
     run |= {"context": "rows [:B]", "context_mask": "None"}
     if row:
       run |= {"context": "row 1", "context_mask": "context_mask row 1"}
     runs.append(run)
-    latents, config = normal(rng, frames, 4, 2, 4), golden.mixture_config(WEIGHTS, overrides)
+    latents, config = normal(rng, frames, 4, 2, 4), golden.model_config(WEIGHTS, overrides)
     mask = context_mask[1] if row else None
-    out, trace = oracle.video(weights, config, latents, 731.25, context[row], mask, history=history)
+    out, trace = oracle.video(weights, config, latents, 731.25, context[row], mask, num_observed=num_observed)
     tensors |= {f"{name}/latents": channels_second(latents), f"{name}/timestep": [731.25]}
     tensors[f"{name}/out"] = channels_second(out)
     if name == "flex_h2":
@@ -148,8 +150,10 @@ def video_tower(folder, rng, weights):
 def joint_once(folder, rng, weights):
   latents, actions, context = normal(rng, 4, 4, 2, 4), normal(rng, 5, 3), normal(rng, 6, 8)
   mask, timestep, action_timestep = np.arange(6) < 5, 812.5, 437.5
-  config = golden.mixture_config(WEIGHTS, WINDOWS)
-  video, action = oracle.joint(weights, config, latents, timestep, actions, action_timestep, context, mask, history=2)
+  config = golden.model_config(WEIGHTS, WINDOWS)
+  video, action = oracle.joint(
+    weights, config, latents, timestep, actions, action_timestep, context, mask, num_observed=2
+  )
   tensors = dict(
     latents=channels_second(latents),
     action=actions[None],
@@ -168,7 +172,7 @@ def action_loop(folder, rng, weights):
   """Actions alone: the history's keys and values once, then Euler steps over the shifted levels."""
   steps, shift = 4, 5.0
   observed, actions, context = normal(rng, 2, 4, 2, 4), normal(rng, 5, 3), normal(rng, 6, 8)
-  mask, config = np.arange(6) < 4, golden.mixture_config(WEIGHTS, WINDOWS)
+  mask, config = np.arange(6) < 4, golden.model_config(WEIGHTS, WINDOWS)
   level = 1 - np.arange(steps) / steps
   sigmas = (shift * level / (1 + (shift - 1) * level)).astype(np.float32)
   tensors = dict(
@@ -179,7 +183,7 @@ def action_loop(folder, rng, weights):
     sigmas=sigmas,
     timesteps=1000 * sigmas,
   )
-  _, trace = oracle.video(weights, config, observed, 0.0, context, mask, history=2)
+  _, trace = oracle.video(weights, config, observed, 0.0, context, mask, num_observed=2)
   for layer, (k, v) in enumerate(zip(trace["keys"], trace["values"], strict=True)):
     if k is not None:
       tensors |= {f"video_kv/layer{layer}/{name}": x.reshape(1, len(x), -1) for name, x in (("k", k), ("v", v))}
@@ -195,8 +199,8 @@ def action_loop(folder, rng, weights):
 
 def main(folder=FOLDER):
   rng = np.random.default_rng(SEED)
-  mixture = golden.mixture_config(WEIGHTS, {})
-  weights = tiny.tensors(mixture)
+  model_config = golden.model_config(WEIGHTS, {})
+  weights = tiny.tensors(model_config)
   write(folder, "c05_wam_weights", weights, **WEIGHTS)
   gated_delta_rule(folder, rng)
   attention_masks(folder)

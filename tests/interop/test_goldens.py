@@ -12,8 +12,8 @@ import pytest
 from kairos_jax.errors import KairosError
 from kairos_jax.interop import parity, reference_names
 from kairos_jax.interop.golden import find_cases, read_case
-from kairos_jax.model import MixtureConfig
-from kairos_jax.model.mixture import init_params
+from kairos_jax.model import WorldActionConfig
+from kairos_jax.model.world_action import init_params
 from tests.goldens import make
 
 SHARED = os.environ.get("KAIROS_GOLDENS")
@@ -46,7 +46,7 @@ def test_case_of_the_reference(path):
 @needs_shared
 def test_names_and_shapes_of_the_released_model():
   want = json.loads((Path(SHARED) / "released" / "state_dict_keys_wam.json").read_text())
-  config = MixtureConfig()
+  config = WorldActionConfig()
   params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
   hollow = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), np.uint8), x.shape), params)
   got = {name: list(x.shape) for name, x in reference_names.to_reference(hollow, config).items()}

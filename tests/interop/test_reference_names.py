@@ -46,9 +46,9 @@ def test_wrappers_of_released_files_are_taken_off(tensors, wrapper):
 
 
 def test_video_only_checkpoints_name_no_tower():
-  mixture = tiny.video_only(layers=("SWA",))
-  bare = {name.removeprefix("video_dit."): value for name, value in tiny.tensors(mixture).items()}
-  assert_same(from_reference(bare, mixture), jax.tree.map(np.asarray, tiny.params(mixture)))
+  model_config = tiny.video_only(layers=("SWA",))
+  bare = {name.removeprefix("video_dit."): value for name, value in tiny.tensors(model_config).items()}
+  assert_same(from_reference(bare, model_config), jax.tree.map(np.asarray, tiny.params(model_config)))
 
 
 def test_half_precision_is_widened(tensors):

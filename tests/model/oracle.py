@@ -75,7 +75,7 @@ def video_angles(first_frame, frames, rows, columns, head_dim):
   )
 
 
-def rope(x, angle):
+def rope_cos_sin(x, angle):
   """Turns the interleaved pairs of x [S H D]."""
   pairs = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angle)[:, None, :]
   return np.stack([pairs.real, pairs.imag], -1).reshape(x.shape)
@@ -87,19 +87,19 @@ def attend(q, k, v, mask):
   return np.einsum("hqk,khd->qhd", softmax(np.where(mask, logits, -np.inf)), v)
 
 
-def frame_mask(config, kind, frames, history, chunks):
+def frame_mask(config, kind, frames, num_observed, chunks):
   """Who sees whom, [F F]: the frame-level rule, chunk by chunk."""
   chunk = np.repeat(np.arange(len(chunks)), chunks)
   mask = np.zeros((frames, frames), bool)
   for i in range(frames):
     for j in range(frames):
       step = config.dilation if kind == "DSWA" else 1
-      seen = kind == "FA" or ((j - i) % step == 0 and abs(j - i) // step < config.window)
-      if not config.history_sees_future and i < history:
-        seen = seen and j < history
+      seen = kind == "FA" or ((j - i) % step == 0 and abs(j - i) // step < config.window_size)
+      if not config.history_sees_future and i < num_observed:
+        seen = seen and j < num_observed
       if config.all_see_history:
-        seen = seen or j < history
-      if config.causal_history and i < history:
+        seen = seen or j < num_observed
+      if config.causal_history and i < num_observed:
         seen = seen and j <= i
       mask[i, j] = seen and chunk[j] <= chunk[i]
   return mask
@@ -117,7 +117,7 @@ def token_level(config, kind, q, k, v, tokens):
       out[mine] = token_level(config, "SWA", *(x[mine] for x in padded), tokens)
     return out[: frames * tokens]
   distance = np.abs(np.arange(len(q))[:, None] - np.arange(len(q)))
-  return attend(q, k, v, (distance <= tokens * config.window) | (kind == "FA"))
+  return attend(q, k, v, (distance <= tokens * config.window_size) | (kind == "FA"))
 
 
 def gated_delta_rule(q, k, v, log_decay, beta, state):
@@ -131,7 +131,7 @@ def gated_delta_rule(q, k, v, log_decay, beta, state):
   return reads, state
 
 
-def l2_normalise(x):
+def l2_normalize(x):
   return x / np.sqrt(np.sum(x**2, -1, keepdims=True) + 1e-6)
 
 
@@ -144,7 +144,7 @@ def gated_delta_net(w, x, heads, eps):
     return silu(np.array([np.sum(raw[t : t + len(taps)] * taps, 0) for t in range(len(x))])).reshape(len(x), heads, -1)
 
   q, k, v = (short_conv(name) for name in "qkv")
-  q, k = l2_normalise(q) / np.sqrt(q.shape[-1]), l2_normalise(k)
+  q, k = l2_normalize(q) / np.sqrt(q.shape[-1]), l2_normalize(k)
   log_decay = -np.exp(w.get("A_log")) * np.log1p(np.exp(w["a_proj"](x) + w.get("dt_bias")))
   state = np.zeros((heads, q.shape[-1], v.shape[-1]))
   read, state = gated_delta_rule(q, k, v, log_decay, sigmoid(w["b_proj"](x)), state)
@@ -170,15 +170,17 @@ def block(w, x, t_mod, context, context_mask, config, mix):
 
 
 def qkv(w, x, config, angle):
-  """[S H D] each: q and k normalised over the whole width, then turned."""
+  """[S H D] each: q and k normalized over the whole width, then turned."""
   a = w.at("self_attn")
   q, k = (rms_norm(a[name](x), a.get(f"norm_{name}.weight"), config.eps) for name in "qk")
   q, k, v = (y.reshape(len(x), config.heads, -1) for y in (q, k, a["v"](x)))
-  return rope(q, angle), rope(k, angle), v
+  return rope_cos_sin(q, angle), rope_cos_sin(k, angle), v
 
 
-def video(tensors, config, latents, timestep, context, context_mask=None, *, history=0, chunks=None, first_frame=0):
-  """One clip's latents [F H W C], the first `history` frames clean -> velocity [F H W C] and every intermediate."""
+def video(
+  tensors, config, latents, timestep, context, context_mask=None, *, num_observed=0, chunks=None, first_frame=0
+):
+  """Latents [F H W C], the first `num_observed` frames clean -> velocity [F H W C] and every intermediate."""
   w, config = Weights(tensors, "video_dit."), config.video
   frames, height, width, channels = latents.shape
   _, p, q = config.patch
@@ -188,7 +190,7 @@ def video(tensors, config, latents, timestep, context, context_mask=None, *, his
   patches = patches.transpose(0, 1, 3, 5, 2, 4).reshape(frames * tokens, -1)  # as the kernel [D C 1 p q] lies
   x = patches @ w.get("patch_embedding.weight").reshape(config.dim, -1).T + w.get("patch_embedding.bias")
 
-  timesteps = np.repeat(np.where(np.arange(frames) < history, 0.0, timestep), tokens)
+  timesteps = np.repeat(np.where(np.arange(frames) < num_observed, 0.0, timestep), tokens)
   t, t_mod = time_embedding(w, timesteps, config.freq_dim)
   text = w.mlp("text_embedding", np.asarray(context, np.float64))
   angle = video_angles(first_frame, frames, rows, columns, config.dim // config.heads)
@@ -207,7 +209,7 @@ def video(tensors, config, latents, timestep, context, context_mask=None, *, his
         if config.rule == "token":
           read = token_level(config, kind, q, k, v, tokens)
         else:
-          mask = frame_mask(config, kind, frames, history, chunks or [frames])
+          mask = frame_mask(config, kind, frames, num_observed, chunks or [frames])
           read = attend(q, k, v, np.kron(mask, np.ones((tokens, tokens), bool)))
         out = w.at("self_attn")["o"](read.reshape(len(x), -1))
       for name, value in (("keys", k), ("values", v), ("states", state)):
@@ -243,12 +245,14 @@ def action(tensors, config, actions, timestep, context, context_mask, trace, see
   return w["head"](x)
 
 
-def joint(tensors, config, latents, timestep, actions, action_timestep, context, context_mask=None, *, history, **span):
+def joint(
+  tensors, config, latents, timestep, actions, action_timestep, context, context_mask=None, *, num_observed, **span
+):
   """Both velocities of one clip: actions read the history's tokens and each other."""
-  velocity, trace = video(tensors, config, latents, timestep, context, context_mask, history=history, **span)
+  velocity, trace = video(tensors, config, latents, timestep, context, context_mask, num_observed=num_observed, **span)
   tokens = len(trace["patch_tokens"]) // len(latents)
-  most = config.action.video_frames or history
-  seen = slice(max(history - most, 0) * tokens, history * tokens)
+  most = config.action.video_frames or num_observed
+  seen = slice(max(num_observed - most, 0) * tokens, num_observed * tokens)
   return velocity, action(tensors, config, actions, action_timestep, context, context_mask, trace, seen)
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from kairos_jax.errors import KairosError
-from kairos_jax.model import ActionConfig, MixtureConfig, VideoConfig, named_config
+from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig, named_config
 from kairos_jax.model.config import LAYER_KINDS
 
 
@@ -34,9 +34,9 @@ def test_frames_in_view(kind, changes, frames):
     (lambda: VideoConfig(layers=()), "non-empty"),
     (lambda: VideoConfig(layers=("SWA", "LINEAR")), "LINEAR"),
     (lambda: VideoConfig(dim=50, heads=20), "multiple of 2 x heads = 40"),
-    (lambda: MixtureConfig(action=ActionConfig(attention_dim=1024)), "must equal"),
-    (lambda: MixtureConfig(action=ActionConfig(heads=10)), "must equal"),
-    (lambda: MixtureConfig(action=ActionConfig(text_dim=10)), "must equal"),
+    (lambda: WorldActionConfig(action=ActionConfig(attention_dim=1024)), "must equal"),
+    (lambda: WorldActionConfig(action=ActionConfig(heads=10)), "must equal"),
+    (lambda: WorldActionConfig(action=ActionConfig(text_dim=10)), "must equal"),
     (lambda: named_config("kairos_40b"), "kairos_4b_wam, kairos_4b_video"),
   ],
 )
@@ -47,7 +47,7 @@ def test_errors_are_one_line_with_what_is_allowed(make, says):
 
 
 def test_released_models_by_name():
-  assert named_config("kairos_4b_wam") == MixtureConfig()
+  assert named_config("kairos_4b_wam") == WorldActionConfig()
   video = named_config("kairos_4b_video")
   assert video.action is None and video.video.rule == "token"
   assert set(video.video.layers) < set(LAYER_KINDS)

@@ -19,11 +19,11 @@ FUTURE = 2
 BOUNDED = tiny.config(video_frames=3)  # windows reach back 1 and 2 frames, actions 3
 
 
-def stream(mixture, latents, context, chunks):
+def stream(model_config, latents, context, chunks):
   """The memory after the chunks, one by one."""
-  run, memory, start = tiny.apply(mixture, "extend"), None, 0
+  run, memory, start = tiny.apply(model_config, "extend"), None, 0
   for chunk in chunks:
-    memory = run(tiny.params(mixture), memory, latents[:, start : start + chunk], context)
+    memory = run(tiny.params(model_config), memory, latents[:, start : start + chunk], context)
     start += chunk
   return memory
 
@@ -33,9 +33,9 @@ def long_stream():
   """The memory after all of CHUNKS, and the oracle's one pass over these frames and FUTURE noisy ones."""
   latents, context = tiny.latents(sum(CHUNKS) + FUTURE), tiny.context(masked=True)
   (text, mask), tensors = tiny.rows(context)[0], tiny.tensors(BOUNDED)
-  history = sum(CHUNKS)
+  num_observed = sum(CHUNKS)
   velocity, trace = oracle.video(
-    tensors, BOUNDED, latents[0], TIMESTEP[0], text, mask, history=history, chunks=[*CHUNKS, FUTURE]
+    tensors, BOUNDED, latents[0], TIMESTEP[0], text, mask, num_observed=num_observed, chunks=[*CHUNKS, FUTURE]
   )
   return latents, context, stream(BOUNDED, latents, context, CHUNKS), velocity, trace
 
@@ -60,7 +60,7 @@ def test_actions_after_uneven_chunks_read_the_last_frames(long_stream):
 def test_what_a_memory_holds(long_stream):
   """The last keys and values that each layer's window and the actions can reach, and the delta net's state."""
   _, _, memory, _, trace = long_stream
-  layers, size, history = BOUNDED.video.layers, len(BOUNDED.video.group), 4 * sum(CHUNKS)
+  layers, size, num_observed = BOUNDED.video.layers, len(BOUNDED.video.group), 4 * sum(CHUNKS)
   assert int(memory.position) == sum(CHUNKS)
   for layer, kind in enumerate(layers):
     if kind == "GATED":
@@ -69,7 +69,7 @@ def test_what_a_memory_holds(long_stream):
     for caches, frames in ((memory.window, {"SWA": 1, "DSWA": 2}[kind]), (memory.action, 3)):
       for ours, theirs in ((caches[name].k, trace["keys"]), (caches[name].v, trace["values"])):
         ours = rearrange(ours[group, 0], "f l h d -> (f l) h d")
-        np.testing.assert_allclose(ours, theirs[layer][history - 4 * frames : history], atol=1e-5)
+        np.testing.assert_allclose(ours, theirs[layer][num_observed - 4 * frames : num_observed], atol=1e-5)
 
 
 def test_delta_state_is_that_of_one_pass(long_stream):
@@ -77,53 +77,61 @@ def test_delta_state_is_that_of_one_pass(long_stream):
   text, mask = tiny.rows(context)[0]
   assert set(memory.delta) == {"layer_2"}
   _, trace = oracle.video(
-    tiny.tensors(BOUNDED), BOUNDED, latents[0, : sum(CHUNKS)], 0.0, text, mask, history=sum(CHUNKS), chunks=CHUNKS
+    tiny.tensors(BOUNDED), BOUNDED, latents[0, : sum(CHUNKS)], 0.0, text, mask, num_observed=sum(CHUNKS), chunks=CHUNKS
   )
   for group in range(BOUNDED.video.groups):
     np.testing.assert_allclose(memory.delta["layer_2"].matrix[group, 0], trace["states"][3 * group + 2], atol=1e-5)
 
 
-@pytest.mark.parametrize("history", [1, 5], ids=["history shorter than the window", "longer"])
-def test_prefill_then_denoise_is_the_full_pass(history):
-  mixture, frames = tiny.config(layers=("DSWA",) * 2), history + FUTURE
-  latents, context, actions = tiny.latents(frames, seed=history), tiny.context(), tiny.actions(2)
-  params = tiny.params(mixture)
+@pytest.mark.parametrize("num_observed", [1, 5], ids=["history shorter than the window", "longer"])
+def test_prefill_then_denoise_is_the_full_pass(num_observed):
+  model_config, frames = tiny.config(layers=("DSWA",) * 2), num_observed + FUTURE
+  latents, context, actions = tiny.latents(frames, seed=num_observed), tiny.context(), tiny.actions(2)
+  params = tiny.params(model_config)
   inputs = (latents[0], TIMESTEP[0], actions[0], TIMESTEP[0], context.tokens[0])
-  video, action = oracle.joint(tiny.tensors(mixture), mixture, *inputs, history=history)
-  memory = stream(mixture, latents, context, [history])
-  got = tiny.apply(mixture, "denoise_video")(params, latents[:, history:], TIMESTEP, context, memory=memory)
-  np.testing.assert_allclose(got[0], video[history:], atol=1e-5)
-  got = tiny.apply(mixture, "denoise_actions")(params, memory, actions, TIMESTEP, context)
+  video, action = oracle.joint(tiny.tensors(model_config), model_config, *inputs, num_observed=num_observed)
+  memory = stream(model_config, latents, context, [num_observed])
+  got = tiny.apply(model_config, "denoise_video")(params, latents[:, num_observed:], TIMESTEP, context, memory=memory)
+  np.testing.assert_allclose(got[0], video[num_observed:], atol=1e-5)
+  got = tiny.apply(model_config, "denoise_actions")(params, memory, actions, TIMESTEP, context)
   np.testing.assert_allclose(got[0], action, atol=1e-5)
 
 
 def test_causal_history_does_not_depend_on_its_chunks_and_serves_every_decision():
-  mixture = tiny.config(causal_history=True)
-  latents, context, params = tiny.latents(4), tiny.context(), tiny.params(mixture)
-  whole, parts = (stream(mixture, latents[:, :3], context, chunks) for chunks in ((3,), (1, 2)))
+  model_config = tiny.config(causal_history=True)
+  latents, context, params = tiny.latents(4), tiny.context(), tiny.params(model_config)
+  whole, parts = (stream(model_config, latents[:, :3], context, chunks) for chunks in ((3,), (1, 2)))
   for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
     np.testing.assert_allclose(one, other, atol=1e-5)
 
   # One pass with three observed frames also holds the decision after two of them, blind to the third.
   actions = jnp.concatenate([tiny.actions(2), tiny.actions(2)])
   time = np.repeat(TIMESTEP, 2)
-  joint = tiny.apply(mixture, "denoise_joint")
-  decided = dict(history=np.array([3]), action_history=np.array([2, 3]))
+  joint = tiny.apply(model_config, "denoise_joint")
+  decided = dict(num_observed=np.array([3]), action_num_observed=np.array([2, 3]))
   _, got = joint(params, latents, TIMESTEP, actions, time, context, **decided)
   for index, frames in enumerate((2, 3)):
-    memory = stream(mixture, latents[:, :frames], context, (frames,))
-    want = tiny.apply(mixture, "denoise_actions")(params, memory, tiny.actions(2), TIMESTEP, context)
+    memory = stream(model_config, latents[:, :frames], context, (frames,))
+    want = tiny.apply(model_config, "denoise_actions")(params, memory, tiny.actions(2), TIMESTEP, context)
     np.testing.assert_allclose(got[index], want[0], atol=1e-5)
 
 
 def test_history_that_everyone_sees_is_kept_whole():
-  mixture = tiny.video_only(layers=("SWA",), all_see_history=True)
+  model_config = tiny.video_only(layers=("SWA",), all_see_history=True)
   chunks, latents, context = (2, 2), tiny.latents(5), tiny.context()
-  memory = stream(mixture, latents, context, chunks)
+  memory = stream(model_config, latents, context, chunks)
   assert memory.window["layer_0"].frames == 4
-  got = tiny.apply(mixture, "denoise_video")(tiny.params(mixture), latents[:, 4:], TIMESTEP, context, memory=memory)
+  got = tiny.apply(model_config, "denoise_video")(
+    tiny.params(model_config), latents[:, 4:], TIMESTEP, context, memory=memory
+  )
   want, _ = oracle.video(
-    tiny.tensors(mixture), mixture, latents[0], TIMESTEP[0], context.tokens[0], history=4, chunks=[2, 2, 1]
+    tiny.tensors(model_config),
+    model_config,
+    latents[0],
+    TIMESTEP[0],
+    context.tokens[0],
+    num_observed=4,
+    chunks=[2, 2, 1],
   )
   np.testing.assert_allclose(got[0], want[4:], atol=1e-5)
 
@@ -143,8 +151,10 @@ def test_bounded_memory_has_one_shape_and_compiles_once(long_stream):
 
 
 def test_unbounded_actions_read_all_history():
-  mixture, context, memory = tiny.config(layers=("SWA",)), tiny.context(), None
-  extend = functools.partial(WorldActionModel(mixture).apply, {"params": tiny.params(mixture)}, method="extend")
+  model_config, context, memory = tiny.config(layers=("SWA",)), tiny.context(), None
+  extend = functools.partial(
+    WorldActionModel(model_config).apply, {"params": tiny.params(model_config)}, method="extend"
+  )
   for _ in range(4):
     memory = jax.eval_shape(extend, memory, tiny.latents(1), context)
   assert memory.action["layer_0"].frames == 4 and memory.window["layer_0"].frames == 1
@@ -153,17 +163,17 @@ def test_unbounded_actions_read_all_history():
 @pytest.mark.parametrize("position", [5000, 10**6 + 7])
 def test_a_stream_goes_on_after_a_long_time(position):
   """Frame 5000 is turned as float64 turns it: the same frames, moved far along, still equal the oracle."""
-  mixture = tiny.video_only(layers=("SWA",), window=3)
+  model_config = tiny.video_only(layers=("SWA",), window_size=3)
   latents, context = tiny.latents(4, seed=4), tiny.context()
-  text, tensors = context.tokens[0], tiny.tensors(mixture)
-  extend, params = tiny.apply(mixture, "extend"), tiny.params(mixture)
+  text, tensors = context.tokens[0], tiny.tensors(model_config)
+  extend, params = tiny.apply(model_config, "extend"), tiny.params(model_config)
   memory = extend(params, None, jnp.zeros_like(latents[:, :1]), context)
   memory = extend(params, memory.replace(position=jnp.int32(position)), latents[:, :2], context)
-  got = tiny.apply(mixture, "denoise_video")(params, latents[:, 2:], TIMESTEP, context, memory=memory)
+  got = tiny.apply(model_config, "denoise_video")(params, latents[:, 2:], TIMESTEP, context, memory=memory)
   assert int(memory.position) == position + 2
   # The window has left the first frame behind, and with one layer nothing else remembers it.
   want, trace = oracle.video(
-    tensors, mixture, latents[0], TIMESTEP[0], text, history=2, chunks=[2, 2], first_frame=position
+    tensors, model_config, latents[0], TIMESTEP[0], text, num_observed=2, chunks=[2, 2], first_frame=position
   )
   keys = rearrange(memory.window["layer_0"].k[0, 0], "f l h d -> (f l) h d")
   np.testing.assert_allclose(keys, trace["keys"][0][: 2 * 4], atol=1e-5)
@@ -187,9 +197,11 @@ def test_timestep_embedding_is_the_float64_sinusoid():
 
 
 def test_token_rule_cannot_stream():
-  mixture = tiny.config(layers=("SWA",), rule="token")
-  params, memory = tiny.params(mixture), Memory(jnp.int32(1), {}, {}, {})
+  model_config = tiny.config(layers=("SWA",), rule="token")
+  params, memory = tiny.params(model_config), Memory(jnp.int32(1), {}, {}, {})
   with pytest.raises(KairosError, match="cannot stream"):
-    tiny.apply(mixture, "extend").eval_shape(params, None, tiny.latents(1), tiny.context())
+    tiny.apply(model_config, "extend").eval_shape(params, None, tiny.latents(1), tiny.context())
   with pytest.raises(KairosError, match="cannot stream"):
-    tiny.apply(mixture, "denoise_video").eval_shape(params, tiny.latents(1), TIMESTEP, tiny.context(), memory=memory)
+    tiny.apply(model_config, "denoise_video").eval_shape(
+      params, tiny.latents(1), TIMESTEP, tiny.context(), memory=memory
+    )

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from kairos_jax.interop import reference_names
-from kairos_jax.model import ActionConfig, MixtureConfig, VideoConfig, WorldActionModel
-from kairos_jax.model.mixture import init_params
+from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig, WorldActionModel
 from kairos_jax.model.video_tower import Context
+from kairos_jax.model.world_action import init_params
 
 SIZES = dict(freq_dim=16, text_dim=12)
 TEXT = 5  # tokens of context
@@ -19,9 +19,9 @@ TEXT = 5  # tokens of context
 def config(*, heads=2, video_frames=None, **video):
   """Two groups of every kind of layer that has its own path; `video` overrides the video tower."""
   layers = ("SWA", "DSWA", "GATED") * 2
-  sizes = dict(dim=24, ffn_dim=40, layers=layers, window=2, dilation=2, channels=3, key_dim=8, value_dim=12)
+  sizes = dict(dim=24, ffn_dim=40, layers=layers, window_size=2, dilation=2, channels=3, key_dim=8, value_dim=12)
   action = dict(dim=16, attention_dim=24, ffn_dim=28, action_dim=4, state_dim=5, video_frames=video_frames)
-  return MixtureConfig(
+  return WorldActionConfig(
     video=VideoConfig(**{**sizes, **SIZES, **video}, heads=heads),
     action=ActionConfig(**action, **SIZES, heads=heads),
   )
@@ -32,7 +32,7 @@ def video_only(**video):
 
 
 @functools.cache
-def params(mixture, seed=0):
+def params(model_config, seed=0):
   """Noise in every tensor, heads and biases included, of the size a trained one would have."""
   rng = np.random.default_rng(seed)
 
@@ -43,20 +43,20 @@ def params(mixture, seed=0):
       return noise * x.shape[-2] ** -0.5
     return {"scale": 1 + 0.1 * noise, "A_log": noise - 1, "bias": 0.1 * noise}.get(name, 0.4 * noise)
 
-  shapes = jax.eval_shape(lambda: init_params(mixture, jax.random.key(0)))
+  shapes = jax.eval_shape(lambda: init_params(model_config, jax.random.key(0)))
   return jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(draw, shapes))
 
 
 @functools.cache
-def tensors(mixture):
+def tensors(model_config):
   """The same weights under the reference's names, for the oracle."""
-  return reference_names.to_reference(params(mixture), mixture)
+  return reference_names.to_reference(params(model_config), model_config)
 
 
 @functools.cache
-def apply(mixture, method, **static):
+def apply(model_config, method, **static):
   """One of the model's methods with `static` keywords, compiled once for all tests: (params, *args, **kwargs)."""
-  model = WorldActionModel(mixture)
+  model = WorldActionModel(model_config)
   return jax.jit(lambda params, *args, **kw: model.apply({"params": params}, *args, **kw, **static, method=method))
 
 

@@ -40,7 +40,7 @@ class Model:
 
   def __init__(self, clip_frames=21):
     self.calls = []
-    self.bundle = types.SimpleNamespace(clip_frames=clip_frames)
+    self.saved = types.SimpleNamespace(clip_frames=clip_frames)
 
   def prefill(self, frames, instruction):
     self.calls.append(("prefill", frames[:, :, 0, 0, 0].tolist(), instruction))

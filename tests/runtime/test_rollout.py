@@ -14,8 +14,8 @@ from tests import tiny
 
 
 @pytest.fixture(scope="module")
-def model(tiny_bundle):
-  return WorldModel(tiny_bundle)
+def model(tiny_saved):
+  return WorldModel(tiny_saved)
 
 
 def imagine(model, frames=24, chunk=8, seed=0, first=None):
@@ -69,22 +69,24 @@ def test_memory_is_flat(model):
 @pytest.mark.parametrize(
   "config, line",
   [
-    (tiny.mixture(layers=("SWA", "FA")), "FA layers of this model keep all frames"),
-    (tiny.mixture(video_frames=None), "actions read all frames"),
+    (tiny.model_config(layers=("SWA", "FA")), "FA layers of this model keep all frames"),
+    (tiny.model_config(video_frames=None), "actions read all frames"),
     (
-      dataclasses.replace(tiny.mixture(), video=dataclasses.replace(tiny.mixture().video, all_see_history=True)),
+      dataclasses.replace(
+        tiny.model_config(), video=dataclasses.replace(tiny.model_config().video, all_see_history=True)
+      ),
       "SWA layers of this model keep all frames",
     ),
   ],
 )
-def test_a_memory_that_grows_is_refused(tiny_bundle, config, line):
-  growing = WorldModel(dataclasses.replace(tiny_bundle, mixture=config))
+def test_a_memory_that_grows_is_refused(tiny_saved, config, line):
+  growing = WorldModel(dataclasses.replace(tiny_saved, model_config=config))
   with pytest.raises(KairosError, match=line):
     rollout.rollout(growing, tiny.frames(5), "go on", 8)
 
 
 def test_a_video_model_without_actions_streams():
-  rollout.require_constant_memory(dataclasses.replace(tiny.mixture(), action=None))
+  rollout.require_constant_memory(dataclasses.replace(tiny.model_config(), action=None))
 
 
 @pytest.mark.parametrize("frames, chunk, line", [(0, 8, "0 frames"), (8, 6, "chunk is 6"), (8, 0, "chunk is 0")])

@@ -24,7 +24,7 @@ def state_at(step, width=32):
 def folder(tmp_path):
   """Checkpoints of steps 1, 2 and 3, each after as many batches, of which two are kept."""
   data = toy.make_data()
-  with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
+  with Checkpoints(tmp_path / "checkpoints", max_to_keep=2) as checkpoints:
     for step in (1, 2, 3):
       next(data)
       checkpoints.save(state_at(step), {"window": [0.1, step]}, data)
@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 def restore(folder, data=None, width=32):
   abstract = jax.eval_shape(lambda: state_at(0, width))
-  with Checkpoints(folder, keep=2) as checkpoints:
+  with Checkpoints(folder, max_to_keep=2) as checkpoints:
     return checkpoints.restore(abstract, data or toy.make_data())
 
 
@@ -52,7 +52,7 @@ def test_later_donation_does_not_reach_a_save_under_way(tmp_path):
   update = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
   state = state_at(0, width=50_000)
   expected = jax.tree.map(np.array, state)
-  with Checkpoints(tmp_path, keep=1) as checkpoints:
+  with Checkpoints(tmp_path, max_to_keep=1) as checkpoints:
     checkpoints.save(state, {}, toy.make_data())
     for _ in range(10):
       state = update(state)
@@ -73,7 +73,7 @@ def test_half_written_step_is_ignored(folder, missing):
   np.testing.assert_array_equal(load_params(folder)["in"]["bias"], np.full(32, 3.0))
   state, _ = restore(folder)
   assert state.step == 3
-  with Checkpoints(folder, keep=2) as checkpoints:
+  with Checkpoints(folder, max_to_keep=2) as checkpoints:
     checkpoints.save(state_at(5), {}, toy.make_data())
   assert restore(folder)[0].step == 5
 
@@ -93,11 +93,11 @@ def test_other_shapes_are_named(folder):
 def test_other_names_are_named(folder):
   abstract = jax.eval_shape(lambda: state_at(0))
   abstract.params["more"] = {"bias": jax.ShapeDtypeStruct((3,), jnp.float32)}
-  with Checkpoints(folder, keep=2) as checkpoints:
+  with Checkpoints(folder, max_to_keep=2) as checkpoints:
     with pytest.raises(KairosError, match=r"params/more/bias is absent in the checkpoint and \(3,\) in this model"):
       checkpoints.restore(abstract, toy.make_data())
   del abstract.params["more"], abstract.params["out"]["bias"]
-  with Checkpoints(folder, keep=2) as checkpoints:
+  with Checkpoints(folder, max_to_keep=2) as checkpoints:
     with pytest.raises(KairosError, match=r"params/out/bias is \(2,\) in the checkpoint and absent in this model"):
       checkpoints.restore(abstract, toy.make_data())
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 def make_config(steps, **changes):
   optimizer = dict(peak_lr=1e-2, warmup_steps=5, schedule="cosine", end_lr_factor=0.1)
   optimizer |= dict(weight_decay=0.01, clip_norm=1.0, b1=0.9, b2=0.95)
-  config = dict(steps=steps, log_every=3, checkpoint_every=10, keep=2, ema_decay=0.99, accumulate=2)
+  config = dict(steps=steps, log_every=3, checkpoint_every=10, max_to_keep=2, ema_decay=0.99, grad_accum_steps=2)
   return ConfigDict(config | dict(explode_factor=20.0, optimizer=optimizer) | changes)
 
 

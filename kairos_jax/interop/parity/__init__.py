@@ -34,7 +34,7 @@ RUNNERS: dict[str, tuple[Callable[[GoldenCase], Compared], Callable[[GoldenCase]
   "c03": (operators.masks, lambda case: 0.0),
   "c04": (operators.attention, lambda case: 1e-5),
   "c05": (towers.video_tower, lambda case: 1e-4),
-  "c06": (loops.mixture, loops.loop_tolerance),
+  "c06": (loops.model_config, loops.loop_tolerance),
   "c08": (schedules.schedules, lambda case: 1e-5),
   "c11": (towers.proprio, lambda case: 1e-5),
 }

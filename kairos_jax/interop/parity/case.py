@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from kairos_jax.interop.golden import GoldenCase
-from kairos_jax.model import MixtureConfig, WorldActionModel
+from kairos_jax.model import WorldActionConfig, WorldActionModel
 from kairos_jax.model.video_tower import Context
 
 Compared = Iterator[tuple[str, Any, Any]]  # tensor, ours, theirs
 
 
-def model_of(case: GoldenCase, overrides: dict[str, Any]) -> tuple[WorldActionModel, dict[str, Any], MixtureConfig]:
+def model_of(case: GoldenCase, overrides: dict[str, Any]) -> tuple[WorldActionModel, dict[str, Any], WorldActionConfig]:
   """The case's model with some of its config replaced, its parameters, and that config."""
   config, params = case.weights(overrides)
   return WorldActionModel(config), params, config

@@ -14,11 +14,11 @@ from kairos_jax.interop.golden import GoldenCase
 from kairos_jax.interop.parity.case import Compared, context_of, frames_last, frames_second, model_of
 from kairos_jax.interop.parity.schedules import timesteps
 from kairos_jax.interop.parity.towers import joint_once
-from kairos_jax.model import MixtureConfig
+from kairos_jax.model import WorldActionConfig
 from kairos_jax.model.memory import layer_name
 
 
-def mixture(case: GoldenCase) -> Compared:
+def model_config(case: GoldenCase) -> Compared:
   """c06: the joint pass, the loops, the whole call; told apart by what the case holds."""
   t = case.tensors
   if case.name.endswith("joint_once"):
@@ -158,7 +158,7 @@ def _full_call(case: GoldenCase) -> Compared:
     yield f"{mode}/out_video", frames_second(video), part["out_video"]
 
 
-def _video_schedule(size: tuple[int, ...], config: MixtureConfig, steps: int) -> Schedule:
+def _video_schedule(size: tuple[int, ...], config: WorldActionConfig, steps: int) -> Schedule:
   """Of latents [frames, height, width]. The reference counts tokens as a float where no whole patches fit."""
   frames, height, width = size
   return flow_schedule(steps, video_shift(height * width / config.video.patch[1] / config.video.patch[2], frames))

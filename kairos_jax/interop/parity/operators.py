@@ -11,9 +11,9 @@ from kairos_jax.errors import KairosError
 from kairos_jax.interop.golden import GoldenCase
 from kairos_jax.interop.parity.case import Compared
 from kairos_jax.interop.reference_names import module_from_reference
-from kairos_jax.model.gated_delta_net import DeltaState, GatedDeltaNet, l2_normalise
+from kairos_jax.model.gated_delta_net import DeltaState, GatedDeltaNet, l2_normalize
 from pallas_kernels.gated_delta import gated_delta
-from pallas_kernels.window_attention import Rule, Span, mixture_mask, window_attention
+from pallas_kernels.window_attention import MaskRule, Span, joint_mask, window_attention
 
 
 def gated_delta_rule(case: GoldenCase) -> Compared:
@@ -22,7 +22,7 @@ def gated_delta_rule(case: GoldenCase) -> Compared:
   for meta in case.meta["runs"]:
     name = f"T{meta['T']}/"
     t = case.part(name)
-    q, k = (l2_normalise(jnp.asarray(t[name]), heads=1) for name in "qk")
+    q, k = (l2_normalize(jnp.asarray(t[name]), heads=1) for name in "qk")
     inputs = (q * q.shape[-1] ** -0.5, k, t["v"], t["g"], t["beta"])
     for suffix, state in (("noinit", None), ("init", t["initial_state"])):
       reads, final = run(*inputs, state)
@@ -76,13 +76,15 @@ def masks(case: GoldenCase) -> Compared:
     found = re.fullmatch(r"f(\d+)_h(\d+)_r(\d)_a(\d)/(\w+)@(\w+)", key)
     if not found:
       raise KairosError(f"golden case {case.name}: {key!r} is no mask key")
-    frames, history, restrict, all_history = (int(x) for x in found.groups()[:4])
+    frames, num_observed, restrict, all_history = (int(x) for x in found.groups()[:4])
     region, kind = found.groups()[4:]
-    radius, dilation = {"FA": (None, 1), "SWA": (meta["window_size"], 1)}.get(
+    window_size, dilation = {"FA": (None, 1), "SWA": (meta["window_size"], 1)}.get(
       kind, (meta["window_size"], meta["dilated_length"])
     )
-    rule = Rule(radius, dilation, history_sees_future=not restrict, all_see_history=bool(all_history))
-    mask = mixture_mask(rule, frames=frames, tokens_per_frame=tokens, actions=actions, history=min(history, frames))
+    rule = MaskRule(window_size, dilation, history_sees_future=not restrict, all_see_history=bool(all_history))
+    mask = joint_mask(
+      rule, frames=frames, tokens_per_frame=tokens, actions=actions, num_observed=min(num_observed, frames)
+    )
     video = frames * tokens
     region_mask = {
       "video_action_mixed": mask,
@@ -102,12 +104,15 @@ def attention(case: GoldenCase) -> Compared:
     if rest[0] in "qkv":
       continue
     q, k, v = (rearrange(case.tensors[f"{frames}/{x}"], "b (f l) (h d) -> b f l h d", **shape) for x in "qkv")
-    radius, dilation = {"SWA": (meta["window_size"], 1), "FA": (None, 1)}.get(
+    window_size, dilation = {"SWA": (meta["window_size"], 1), "FA": (None, 1)}.get(
       rest[1], (meta["window_size"], meta["dilated_length"])
     )
-    rule, span = Rule(radius, dilation, unit="token"), Span()
+    rule, span = MaskRule(window_size, dilation, unit="token"), Span()
     if rest[0] == "flex":
-      history, restrict = (int(x) for x in re.findall(r"\d+", rest[2]))
-      rule, span = Rule(radius, dilation, history_sees_future=not restrict), Span(min(history, q.shape[1]))
+      num_observed, restrict = (int(x) for x in re.findall(r"\d+", rest[2]))
+      rule, span = (
+        MaskRule(window_size, dilation, history_sees_future=not restrict),
+        Span(min(num_observed, q.shape[1])),
+      )
     out = jax.jit(window_attention, static_argnames=("rule",))(q, k, v, rule=rule, span=span)
     yield key, rearrange(out, "b f l h d -> b (f l) (h d)"), want

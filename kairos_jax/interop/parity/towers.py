@@ -9,13 +9,13 @@ from einops import rearrange
 from kairos_jax.interop import golden, reference_names
 from kairos_jax.interop.golden import GoldenCase
 from kairos_jax.interop.parity.case import Compared, context_of, frames_last, frames_second, model_of
-from kairos_jax.model import MixtureConfig
+from kairos_jax.model import WorldActionConfig
 from kairos_jax.model.memory import layer_name
 
 
 def weights(case: GoldenCase) -> Compared:
   """Conversion in and out again: bit-exact."""
-  config = golden.mixture_config(case.meta, {})
+  config = golden.model_config(case.meta, {})
   back = reference_names.to_reference(reference_names.from_reference(case.tensors, config), config)
   yield "names", sorted(back) == sorted(case.tensors), True
   for name, value in case.tensors.items():
@@ -32,14 +32,16 @@ def video_tower(case: GoldenCase) -> Compared:
     mask = None if meta["context_mask"] == "None" else case.tensors["context_mask"][rows]
     context = context_of({"context": case.tensors["context"][rows], "context_mask": mask}, "context")
     out, kept = jax.jit(
-      lambda latents, timestep, context, model=model, params=params, history=meta["num_history_frames"]: model.apply(
-        {"params": params},
-        latents,
-        timestep,
-        context,
-        history=history,
-        method="denoise_video",
-        mutable=["intermediates"],
+      lambda latents, timestep, context, model=model, params=params, num_observed=meta["num_history_frames"]: (
+        model.apply(
+          {"params": params},
+          latents,
+          timestep,
+          context,
+          num_observed=num_observed,
+          method="denoise_video",
+          mutable=["intermediates"],
+        )
       )
     )(frames_last(t["latents"]), np.broadcast_to(t["timestep"], (batch,)), context)
     yield f"{name}out", frames_second(out), t["out"]
@@ -47,7 +49,7 @@ def video_tower(case: GoldenCase) -> Compared:
       yield from _trace(name, kept["intermediates"]["video"], t, config)
 
 
-def _trace(name: str, kept: dict[str, Any], t: dict[str, np.ndarray], config: MixtureConfig) -> Compared:
+def _trace(name: str, kept: dict[str, Any], t: dict[str, np.ndarray], config: WorldActionConfig) -> Compared:
   """The named intermediates of one pass, where the case holds them."""
   got = {key: value[0] for key, value in kept.items() if key != "groups"}
   tokens = got["patch_tokens"].shape[2]
@@ -56,8 +58,8 @@ def _trace(name: str, kept: dict[str, Any], t: dict[str, np.ndarray], config: Mi
     "t": np.repeat(got["t"][:1], tokens, axis=1),
     "t_mod": np.repeat(got["t_mod"][:1], tokens, axis=1),
     "context_emb": got["context_emb"],
-    "freqs_cos": rearrange(got["rope"][0], "f l d -> (f l) d"),
-    "freqs_sin": rearrange(got["rope"][1], "f l d -> (f l) d"),
+    "freqs_cos": rearrange(got["rope_cos_sin"][0], "f l d -> (f l) d"),
+    "freqs_sin": rearrange(got["rope_cos_sin"][1], "f l d -> (f l) d"),
   }
   size = len(config.video.group)
   for layer in range(len(config.video.layers)):
@@ -75,8 +77,8 @@ def joint_once(case: GoldenCase) -> Compared:
     name, batch = f"{meta['name']}/", meta["batch"]
     t = case.part(name)
     video, action = jax.jit(
-      lambda *inputs, model=model, params=params, history=meta["num_history_frames"]: model.apply(
-        {"params": params}, *inputs, history=history, method="denoise_joint"
+      lambda *inputs, model=model, params=params, num_observed=meta["num_history_frames"]: model.apply(
+        {"params": params}, *inputs, num_observed=num_observed, method="denoise_joint"
       )
     )(
       frames_last(t["latents"]),

@@ -5,7 +5,7 @@ from data_pipelines.simulate.cue_reach import CUE_FRAMES, HORIZON, CueReach
 from data_pipelines.simulate.tabletop import BALLS
 from kairos_jax.errors import KairosError
 
-GREY, RED, BLUE = 0, 1, 2
+GRAY, RED, BLUE = 0, 1, 2
 
 
 @pytest.fixture(scope="module")
@@ -13,10 +13,10 @@ def env():
   return CueReach(size=48)
 
 
-def bar_colour(frame):
+def bar_color(frame):
   """What the bar shows, by its pixels: rows near the top, in the middle."""
   red, _, blue = frame[12:16, 18:30].reshape(-1, 3).astype(int).max(axis=0)
-  return RED if red > blue + 60 else BLUE if blue > red + 60 else GREY
+  return RED if red > blue + 60 else BLUE if blue > red + 60 else GRAY
 
 
 @pytest.mark.parametrize("cue", ["visible", "hidden"])
@@ -37,8 +37,8 @@ def test_the_bar_tells_the_goal_and_a_hidden_cue_is_gone(env):
       env.cue = cue
       frames = [env.reset(seed).frame] + [env.step(np.zeros(3))[0].frame for _ in range(CUE_FRAMES + 1)]
       shown = (RED, BLUE)[env.goal]
-      after = shown if cue == "visible" else GREY
-      assert [bar_colour(frame) for frame in frames] == [shown] * CUE_FRAMES + [after] * 2
+      after = shown if cue == "visible" else GRAY
+      assert [bar_color(frame) for frame in frames] == [shown] * CUE_FRAMES + [after] * 2
       seen.add(shown)
   assert seen == {RED, BLUE}
 

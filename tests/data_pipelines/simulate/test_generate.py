@@ -37,7 +37,7 @@ def test_robot_clips():
     assert 21 <= len(clip.video) <= 41
     assert clip.state_mask.all() and clip.action_mask.all()
     assert clip.state.shape[1] == clip.action.shape[1] == 3 and np.abs(clip.action).max() <= 1
-    assert not any(colour in clip.instruction for colour in ("red", "blue"))
+    assert not any(color in clip.instruction for color in ("red", "blue"))
   waiting = [not clip.action[:CUE_FRAMES].any() for clip in clips]
   assert 6 <= sum(waiting) <= 18
   # The undisturbed expert moves by what it commands; a disturbed one does not, and its labels stay the expert's.

@@ -20,7 +20,7 @@ LENGTHS = (1, 63, 64, 65, 200, 1000)
 def draw(length, key=6, value=5, gates="usual", seed=0):
   """q, k, v, log_decay, beta and a state, in float64."""
   rng = np.random.default_rng(seed)
-  q, k = (oracle.l2_normalise(rng.standard_normal((BATCH, length, HEADS, key))) for _ in "qk")
+  q, k = (oracle.l2_normalize(rng.standard_normal((BATCH, length, HEADS, key))) for _ in "qk")
   v, state = rng.standard_normal((BATCH, length, HEADS, value)), rng.standard_normal((BATCH, HEADS, key, value))
   shape = (BATCH, length, HEADS)
   if gates == "usual":
@@ -135,9 +135,9 @@ class GatedDeltaTest:
     assert np.abs(got[:, 40:] - want[:, 40:]).max() > 1e-3
 
   def test_tokens_that_are_alike(self):
-    """Neighbours in a video nearly repeat each other's keys, which makes the chunk's system worst."""
+    """Neighbors in a video nearly repeat each other's keys, which makes the chunk's system worst."""
     q, k, v, log_decay, beta, state = self.draw(200)
-    k = oracle.l2_normalise(k[:, :1] + 1e-3 * k)
+    k = oracle.l2_normalize(k[:, :1] + 1e-3 * k)
     inputs = (q, k, v, 0.01 * log_decay, 1 - 0.01 * beta, state)
     for name, got, want in zip(("reads", "state"), self.run(*single(inputs)), token_by_token(inputs), strict=True):
       assert_relative(got, want, 1e-5, name)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.window_attention import Rule, Span, reference
+from pallas_kernels.window_attention import MaskRule, Span, reference
 from tests.model import oracle
 from tests.pallas_kernels.cost import cost
 
@@ -41,30 +41,34 @@ def assert_relative(got, want, tolerance, name=""):
   assert error < tolerance, f"{name}: {error:.1e}"  # a NaN fails
 
 
-def visible(rule, query, key, history, start, stop):
+def visible(rule, query, key, num_observed, start, stop):
   """The definition of the frame-level rule, for one pair of frames of one clip."""
-  near = rule.radius is None or ((key - query) % rule.dilation == 0 and abs(key - query) < rule.radius * rule.dilation)
-  if not rule.history_sees_future and query < history:
-    near = near and key < history
-  if rule.all_see_history and key < history:
+  near = rule.window_size is None or (
+    (key - query) % rule.dilation == 0 and abs(key - query) < rule.window_size * rule.dilation
+  )
+  if not rule.history_sees_future and query < num_observed:
+    near = near and key < num_observed
+  if rule.all_see_history and key < num_observed:
     near = True
-  if rule.causal_history and query < history:
+  if rule.causal_history and query < num_observed:
     near = near and key <= query
   return near and start <= key < stop
 
 
-def dense(q, k, v, rule, history, start, stop):
+def dense(q, k, v, rule, num_observed, start, stop):
   """In float64 with a dense mask, clip by clip: the output, and which query frames see anything at all."""
   frames, total, tokens = q.shape[1], k.shape[1], q.shape[2]
   out, sees = np.zeros_like(q), np.zeros(q.shape[:2], bool)
   for clip in range(BATCH):
     flat = [x[clip].reshape(-1, HEADS, DIM) for x in (q, k, v)]
     if rule.unit == "token":
-      kind = "FA" if rule.radius is None else "DSWA" if rule.dilation > 1 else "SWA"
-      read = oracle.token_level(SimpleNamespace(window=rule.radius or 0, dilation=rule.dilation), kind, *flat, tokens)
+      kind = "FA" if rule.window_size is None else "DSWA" if rule.dilation > 1 else "SWA"
+      read = oracle.token_level(
+        SimpleNamespace(window_size=rule.window_size or 0, dilation=rule.dilation), kind, *flat, tokens
+      )
       sees[clip] = True
     else:
-      span = history[clip], start[clip], stop[clip]
+      span = num_observed[clip], start[clip], stop[clip]
       mask = [[visible(rule, i, j, *span) for j in range(total)] for i in range(total - frames, total)]
       sees[clip] = np.any(mask, axis=1)
       mask = np.where(sees[clip][:, None], mask, True)
@@ -99,10 +103,10 @@ def compiled(fn):
 @st.composite
 def layouts(draw):
   """A rule, and clips laid out in ways that a model and its memory make."""
-  radius = draw(st.sampled_from([None, 1, 2, 3]))
-  rule = Rule(
-    radius,
-    1 if radius is None else draw(st.sampled_from([1, 2, 3])),
+  window_size = draw(st.sampled_from([None, 1, 2, 3]))
+  rule = MaskRule(
+    window_size,
+    1 if window_size is None else draw(st.sampled_from([1, 2, 3])),
     history_sees_future=draw(st.booleans()),
     causal_history=draw(st.booleans()),
     all_see_history=draw(st.booleans()),
@@ -130,30 +134,30 @@ class WindowAttentionTest:
   )
   @hypothesis.given(layout=layouts())
   def test_frame_level_rule(self, layout):
-    rule, frames, past, history, start, stop = layout
+    rule, frames, past, num_observed, start, stop = layout
     inputs = draw(frames, past)
-    span = Span(*(jnp.asarray(x) for x in (history, start, stop)), history_bound=past + frames)
+    span = Span(*(jnp.asarray(x) for x in (num_observed, start, stop)), num_observed_bound=past + frames)
     got = self.run(*single(inputs), rule=rule, span=span)
-    want, sees = dense(*inputs, rule, history, start, stop)
+    want, sees = dense(*inputs, rule, num_observed, start, stop)
     np.testing.assert_allclose(np.asarray(got)[sees], want[sees], atol=1e-5)
     assert np.isfinite(got).all()
 
   @pytest.mark.parametrize("frames", [3, 7, 8])
   @pytest.mark.parametrize(("radius", "dilation"), [(1, 1), (2, 4), (None, 1)])
-  def test_token_level_rule(self, radius, dilation, frames):
-    rule, inputs = Rule(radius, dilation, unit="token"), draw(frames)
+  def test_token_level_rule(self, window_size, dilation, frames):
+    rule, inputs = MaskRule(window_size, dilation, unit="token"), draw(frames)
     want, _ = dense(*inputs, rule, *[None] * 3)
     np.testing.assert_allclose(self.run(*single(inputs), rule=rule, span=Span()), want, atol=1e-5)
 
   @pytest.mark.parametrize(("frames", "tokens"), [(1, 1), (9, 7), (8, 8), (5, 13), (5, 40), (25, 40)])
   def test_lengths(self, frames, tokens):
     """1, 63, 64, 65, 200 and 1000 tokens."""
-    inputs, rule = draw(frames, tokens=tokens), Rule(2)
+    inputs, rule = draw(frames, tokens=tokens), MaskRule(2)
     want, _ = dense(*inputs, rule, [0] * BATCH, [0] * BATCH, [frames] * BATCH)
     assert_relative(self.run(*single(inputs), rule=rule, span=Span()), want, 1e-5)
 
   def test_low_precision(self):
-    inputs, rule = draw(7), Rule(2)
+    inputs, rule = draw(7), MaskRule(2)
     got = self.run(*(x.astype(jnp.bfloat16) for x in single(inputs)), rule=rule, span=Span(2))
     assert got.dtype == jnp.bfloat16
     want, _ = dense(*inputs, rule, [2] * BATCH, [0] * BATCH, [7] * BATCH)
@@ -162,10 +166,10 @@ class WindowAttentionTest:
   @pytest.mark.parametrize(
     ("rule", "frames", "past", "span"),
     [
-      (Rule(2), 7, 0, Span(2)),
-      (Rule(2, 2, all_see_history=True), 6, 3, Span(4)),
-      (Rule(1, 2, unit="token"), 5, 0, Span()),
-      (Rule(2, 2, causal_history=True), 6, 3, Span(np.array([3, 5]), np.array([1, 0]), np.array([8, 9]))),
+      (MaskRule(2), 7, 0, Span(2)),
+      (MaskRule(2, 2, all_see_history=True), 6, 3, Span(4)),
+      (MaskRule(1, 2, unit="token"), 5, 0, Span()),
+      (MaskRule(2, 2, causal_history=True), 6, 3, Span(np.array([3, 5]), np.array([1, 0]), np.array([8, 9]))),
     ],
     ids=["many blocks", "dilated, after a memory", "token level", "clips that differ"],
   )
@@ -174,13 +178,13 @@ class WindowAttentionTest:
 
   def test_a_query_that_sees_nothing(self):
     """Frames from `stop` on see nothing nearby; nobody reads them, and they must not spoil what is read."""
-    inputs, rule, span = draw(7), Rule(1), Span(stop=np.array([4, 5]))
+    inputs, rule, span = draw(7), MaskRule(1), Span(stop=np.array([4, 5]))
     got = self.run(*single(inputs), rule=rule, span=span)
     weight = np.where(np.arange(7)[:, None, None, None] < 4, 1.0, 0.0)
     for x in (got, *gradients(self.attend, single(inputs), weight, rule=rule, span=span)):
       assert np.isfinite(x).all()
 
-  @pytest.mark.parametrize(("rule", "reach"), [(Rule(2), 1), (Rule(3, 2), 4)], ids=["plain", "dilated"])
+  @pytest.mark.parametrize(("rule", "reach"), [(MaskRule(2), 1), (MaskRule(3, 2), 4)], ids=["plain", "dilated"])
   def test_far_frames_have_no_effect(self, rule, reach):
     q, k, v = single(draw(11))
     want = self.run(q, k, v, rule=rule, span=Span())
@@ -192,7 +196,7 @@ class WindowAttentionTest:
     """Frames after `stop` and before `start` may hold anything."""
     q, k, v = single(draw(6, past=3))
     span = Span(jnp.array([3, 4]), jnp.array([1, 2]), jnp.array([8, 9]))
-    rule = Rule(3, all_see_history=True)
+    rule = MaskRule(3, all_see_history=True)
     want = self.run(q, k, v, rule=rule, span=span)
     junk = (np.arange(9) < np.array([[1], [2]])) | (np.arange(9) >= np.array([[8], [9]]))
     k, v = (jnp.where(junk[..., None, None, None], 1e4, x) for x in (k, v))
@@ -217,10 +221,10 @@ class WindowAttentionTest:
     assert_gradients(self.act, reference.action_attention, draw_actions(5, frames=6), names, span=span)
 
 
-def assert_linear(fn, rule, history=0):
+def assert_linear(fn, rule, num_observed=0):
   """Twice the frames cost twice the products, and no array grows faster."""
   once, twice = (
-    cost(functools.partial(fn, rule=rule, span=Span(history)), *single(draw(frames))) for frames in (48, 96)
+    cost(functools.partial(fn, rule=rule, span=Span(num_observed)), *single(draw(frames))) for frames in (48, 96)
   )
   assert once.products > 0
   assert twice.products <= 2.1 * once.products and twice.largest <= 2.1 * once.largest, (once, twice)

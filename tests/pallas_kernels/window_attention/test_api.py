@@ -1,6 +1,6 @@
 import pytest
 
-from pallas_kernels.window_attention import Rule, action_attention, window_attention
+from pallas_kernels.window_attention import MaskRule, action_attention, window_attention
 from tests.pallas_kernels.window_attention.base import draw, draw_actions
 
 
@@ -9,28 +9,28 @@ def test_shapes_that_do_not_agree_are_refused(index):
   inputs = draw(3)
   inputs[index] = inputs[index][..., :2]
   with pytest.raises(ValueError, match="must agree"):
-    window_attention(*inputs, Rule(2))
+    window_attention(*inputs, MaskRule(2))
 
 
 def test_more_queries_than_keys_are_refused():
   q, k, v = draw(3)
   with pytest.raises(ValueError, match="must agree"):
-    window_attention(q, k[:, 1:], v[:, 1:], Rule(2))
+    window_attention(q, k[:, 1:], v[:, 1:], MaskRule(2))
 
 
 def test_token_rule_has_no_memory():
   with pytest.raises(ValueError, match="cannot stream"):
-    window_attention(*draw(3, past=1), Rule(2, unit="token"))
+    window_attention(*draw(3, past=1), MaskRule(2, unit="token"))
 
 
 def test_unknown_implementation_is_refused():
   with pytest.raises(ValueError, match="'cuda'; allowed: .*reference"):
-    window_attention(*draw(2), Rule(2), implementation="cuda")
+    window_attention(*draw(2), MaskRule(2), implementation="cuda")
 
 
 def test_full_attention_has_no_dilation():
   with pytest.raises(ValueError, match="dilation is 2"):
-    Rule(None, 2)
+    MaskRule(None, 2)
 
 
 def test_actions_of_another_width_are_refused():

@@ -6,7 +6,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels.dispatch import Unsupported
-from pallas_kernels.window_attention import Rule, Span, pallas_tpu
+from pallas_kernels.window_attention import MaskRule, Span, pallas_tpu
 from pallas_kernels.window_attention.pallas_tpu import ON_CHIP_BYTES, Tiles, candidates, on_chip_bytes
 from tests.pallas_kernels.window_attention.base import (
   BATCH,
@@ -55,7 +55,7 @@ class TestSeveral(WindowAttentionTest):
 @pytest.mark.parametrize(("tokens", "tiles"), [(40, Tiles(256, 128)), (208, Tiles(208, 208))])
 def test_a_large_block_is_walked_in_parts(tokens, tiles):
   assert len(pallas_tpu._parts(tiles.stay)) == 2
-  inputs, rule = draw(9, tokens=tokens), Rule(2)
+  inputs, rule = draw(9, tokens=tokens), MaskRule(2)
   want, _ = dense(*inputs, rule, [1] * BATCH, [0] * BATCH, [9] * BATCH)
   got = pallas_tpu.window_attention(*single(inputs), rule, Span(1), tiles=tiles, interpret=True)
   assert_relative(got, want, 1e-5)
@@ -74,7 +74,7 @@ def test_on_a_simulated_chip(tiles):
 
   chip = pltpu.InterpretParams(uninitialized_memory="nan", detect_races=True)
   attend = functools.partial(pallas_tpu.window_attention, tiles=tiles, interpret=chip)
-  inputs, rule = draw(3), Rule(2)
+  inputs, rule = draw(3), MaskRule(2)
   want, _ = dense(*inputs, rule, [1] * BATCH, [0] * BATCH, [3] * BATCH)
   assert_relative(attend(*single(inputs), rule, Span(1)), want, 1e-5)
   for x in gradients(attend, single(inputs), np.ones_like(want), rule=rule, span=Span(1)):
@@ -91,10 +91,10 @@ def test_tiles_fit_and_divide_a_frame():
 
 def test_other_dtypes_are_refused():
   with pytest.raises(Unsupported, match="dtype is float16"):
-    pallas_tpu.window_attention(*(x.astype(np.float16) for x in draw(2)), Rule(), Span())
+    pallas_tpu.window_attention(*(x.astype(np.float16) for x in draw(2)), MaskRule(), Span())
 
 
 def test_heads_that_do_not_fit_are_refused():
   x = jnp.zeros((1, 1, 8, 1, 2048))
   with pytest.raises(Unsupported, match="head size is 2048"):
-    pallas_tpu.window_attention(x, x, x, Rule(), Span())
+    pallas_tpu.window_attention(x, x, x, MaskRule(), Span())

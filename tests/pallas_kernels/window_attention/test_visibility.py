@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pallas_kernels.window_attention import Rule, mixture_mask
+from pallas_kernels.window_attention import MaskRule, joint_mask
 from tests.pallas_kernels.window_attention.base import visible
 
 FRAMES, TOKENS, ACTIONS, HISTORY = 7, 2, 3, 3
@@ -12,18 +12,18 @@ FRAMES, TOKENS, ACTIONS, HISTORY = 7, 2, 3, 3
 @pytest.mark.parametrize(
   "rule",
   [
-    Rule(radius, dilation, history_sees_future=future, causal_history=causal, all_see_history=everyone)
-    for (radius, dilation), future, causal, everyone in itertools.product(
+    MaskRule(window_size, dilation, history_sees_future=future, causal_history=causal, all_see_history=everyone)
+    for (window_size, dilation), future, causal, everyone in itertools.product(
       [(None, 1), (2, 1), (2, 3)], *[[False, True]] * 3
     )
   ],
   ids=lambda rule: (
-    f"{rule.radius}-{rule.dilation}-{rule.history_sees_future:d}{rule.causal_history:d}{rule.all_see_history:d}"
+    f"{rule.window_size}-{rule.dilation}-{rule.history_sees_future:d}{rule.causal_history:d}{rule.all_see_history:d}"
   ),
 )
 def test_mixture_mask(rule):
   """Video follows the rule and never sees an action; actions see all history and each other, and no future."""
-  mask = np.asarray(mixture_mask(rule, frames=FRAMES, tokens_per_frame=TOKENS, actions=ACTIONS, history=HISTORY))
+  mask = np.asarray(joint_mask(rule, frames=FRAMES, tokens_per_frame=TOKENS, actions=ACTIONS, num_observed=HISTORY))
   video = FRAMES * TOKENS
   assert mask.shape == (video + ACTIONS, video + ACTIONS)
   for query, key in np.ndindex(video, video):

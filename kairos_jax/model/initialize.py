@@ -1,6 +1,6 @@
 """The action tower's first weights, interpolated from the video tower's: it starts as a small copy of its teacher.
 
-Source: Kairos section 2 ("initialised by interpolating VideoDiT weights"); the paper does not say how.
+Source: Kairos section 2 ("initialized by interpolating VideoDiT weights"); the paper does not say how.
 """
 
 from typing import Any
@@ -22,8 +22,8 @@ def interpolate_video(video: Params, action: Params, config: VideoConfig) -> Par
   """Returns `action` with all that the video tower has too resized from it.
 
   Matrices are resized along both axes and scaled so that a unit input still gives an output of the same size: resizing
-  averages neighbours, and fewer inputs add up. Where the video layer is a gated delta net, the self-attention comes
-  from the nearest attention layer before it (or after, if there is none). The rest stays as it was initialised.
+  averages neighbors, and fewer inputs add up. Where the video layer is a gated delta net, the self-attention comes
+  from the nearest attention layer before it (or after, if there is none). The rest stays as it was initialized.
   """
   source, out = flatten_dict(video), dict(flatten_dict(action))
   for path, value in out.items():

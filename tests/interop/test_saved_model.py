@@ -7,54 +7,54 @@ import pytest
 
 from data_pipelines.normalize import Normalizer
 from kairos_jax.errors import KairosError
-from kairos_jax.interop import bundle
+from kairos_jax.interop import saved_model
 
 
 @pytest.fixture
-def model(tiny_bundle):
+def model(tiny_saved):
   limits = Normalizer(np.array([-1.0, 0.0, 0.25], np.float32), np.array([2.0, 1.0, 0.75], np.float32))
-  return dataclasses.replace(tiny_bundle, action=limits)
+  return dataclasses.replace(tiny_saved, action_normalizer=limits)
 
 
 def test_what_is_saved_is_loaded(tmp_path, model):
   """Bit-exact, from the folder itself and from the run's folder around it."""
-  bundle.save(tmp_path / "model", model)
+  saved_model.save(tmp_path / "model", model)
   for folder in (tmp_path, tmp_path / "model"):
-    loaded = bundle.load(folder)
-    for field in ("mixture", "bridge", "fps", "clip_frames", "actions"):
+    loaded = saved_model.load(folder)
+    for field in ("model_config", "bridge", "fps", "clip_frames", "action_horizon"):
       assert getattr(loaded, field) == getattr(model, field), field
     for field in ("params", "codec"):
       jax.tree.map(np.testing.assert_array_equal, getattr(loaded, field), getattr(model, field))
-    for field in ("action", "state"):
+    for field in ("action_normalizer", "state_normalizer"):
       x = np.linspace(-1, 1, 3, dtype=np.float32)
       np.testing.assert_array_equal(getattr(loaded, field).normalize(x), getattr(model, field).normalize(x))
 
 
 def test_a_model_without_actions(tmp_path, model):
   params = {name: model.params[name] for name in ("video", "bridge")}
-  mixture = dataclasses.replace(model.mixture, action=None)
-  bundle.save(tmp_path, dataclasses.replace(model, mixture=mixture, params=params))
-  loaded = bundle.load(tmp_path)
-  assert loaded.mixture.action is None and set(loaded.params) == {"video", "bridge"}
+  model_config = dataclasses.replace(model.model_config, action=None)
+  saved_model.save(tmp_path, dataclasses.replace(model, model_config=model_config, params=params))
+  loaded = saved_model.load(tmp_path)
+  assert loaded.model_config.action is None and set(loaded.params) == {"video", "bridge"}
 
 
 @pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "codec.safetensors"])
 def test_unfinished_and_damaged_models_are_refused_in_one_line(tmp_path, model, name):
-  bundle.save(tmp_path, model)
+  saved_model.save(tmp_path, model)
   (tmp_path / name).write_bytes(b"\xff" * 16)
   with pytest.raises(KairosError) as damaged:
-    bundle.load(tmp_path)
+    saved_model.load(tmp_path)
   (tmp_path / name).unlink()
   with pytest.raises(KairosError, match=f"{name} is missing") as unfinished:
-    bundle.load(tmp_path)
+    saved_model.load(tmp_path)
   for caught in (damaged, unfinished):
     assert "\n" not in str(caught.value)
 
 
 def test_a_description_of_another_kind_is_refused(tmp_path, model):
-  bundle.save(tmp_path, model)
+  saved_model.save(tmp_path, model)
   description = json.loads((tmp_path / "model.json").read_text())
   description["video"]["windows"] = 3
   (tmp_path / "model.json").write_text(json.dumps(description))
   with pytest.raises(KairosError, match="windows"):
-    bundle.load(tmp_path)
+    saved_model.load(tmp_path)

@@ -17,7 +17,7 @@ from kairos_jax import files
 from kairos_jax.bridge import TextBridgeConfig
 from kairos_jax.codec import PcaCodec
 from kairos_jax.errors import KairosError
-from kairos_jax.model import ActionConfig, MixtureConfig, VideoConfig
+from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig
 
 Params = dict[str, Any]
 
@@ -25,48 +25,48 @@ FILES = ("model.json", "weights.safetensors", "codec.safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
-class Bundle:
+class SavedModel:
   """All that is needed to run a model.
 
   Attributes:
     params: {"video", "bridge", "action"}, float32.
     fps: of the video it was trained on, Hz; one action a frame.
     clip_frames: length of a training clip.
-    actions: length of an action chunk.
-    action, state: what maps native units to the model's.
+    action_horizon: length of an action chunk.
+    action_normalizer, state_normalizer: what maps native units to the model's.
   """
 
-  mixture: MixtureConfig
+  model_config: WorldActionConfig
   bridge: TextBridgeConfig
   codec: PcaCodec
   params: Params
   fps: float
   clip_frames: int
-  actions: int
-  action: Normalizer
-  state: Normalizer
+  action_horizon: int
+  action_normalizer: Normalizer
+  state_normalizer: Normalizer
 
 
-def save(folder: str | Path, bundle: Bundle) -> None:
+def save(folder: str | Path, saved: SavedModel) -> None:
   """Writes the folder; model.json comes last, so that a folder without it is known to be unfinished."""
   folder = Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  flat = {"/".join(path): np.asarray(value) for path, value in flatten_dict(bundle.params).items()}
+  flat = {"/".join(path): np.asarray(value) for path, value in flatten_dict(saved.params).items()}
   with files.replaced(folder / "weights.safetensors") as partial:
     save_file(flat, partial)
-  codec_lib.save(bundle.codec, folder / "codec.safetensors")
+  codec_lib.save(saved.codec, folder / "codec.safetensors")
   description = {
-    "video": _to_json(bundle.mixture.video),
-    "action": bundle.mixture.action and _to_json(bundle.mixture.action),
-    "bridge": _to_json(bundle.bridge),
-    "normalizers": {name: json.loads(getattr(bundle, name).to_json()) for name in ("action", "state")},
-    **{name: getattr(bundle, name) for name in ("fps", "clip_frames", "actions")},
+    "video": _to_json(saved.model_config.video),
+    "action": saved.model_config.action and _to_json(saved.model_config.action),
+    "bridge": _to_json(saved.bridge),
+    "normalizers": {name: json.loads(getattr(saved, f"{name}_normalizer").to_json()) for name in ("action", "state")},
+    **{name: getattr(saved, name) for name in ("fps", "clip_frames", "action_horizon")},
   }
   with files.replaced(folder / "model.json") as partial:
     Path(partial).write_text(json.dumps(description, indent=2) + "\n")
 
 
-def load(folder: str | Path) -> Bundle:
+def load(folder: str | Path) -> SavedModel:
   """Reads what `save` wrote, from its folder or from the run's folder around it.
 
   Raises:
@@ -82,18 +82,18 @@ def load(folder: str | Path) -> Bundle:
     description = json.loads((folder / "model.json").read_text())
     flat = load_file(folder / "weights.safetensors")
     action, state = (Normalizer.from_json(json.dumps(description["normalizers"][k])) for k in ("action", "state"))
-    mixture = MixtureConfig(
+    model_config = WorldActionConfig(
       video=_from_json(VideoConfig, description["video"]),
       action=description["action"] and _from_json(ActionConfig, description["action"]),
     )
-    return Bundle(
-      mixture=mixture,
+    return SavedModel(
+      model_config=model_config,
       bridge=TextBridgeConfig(**description["bridge"]),
       codec=codec_lib.load(folder / "codec.safetensors"),
       params=unflatten_dict({tuple(name.split("/")): jnp.asarray(value) for name, value in flat.items()}),
-      **{name: description[name] for name in ("fps", "clip_frames", "actions")},
-      action=action,
-      state=state,
+      **{name: description[name] for name in ("fps", "clip_frames", "action_horizon")},
+      action_normalizer=action,
+      state_normalizer=state,
     )
   except (SafetensorError, ValueError, TypeError, KeyError) as error:
     raise KairosError(f"{folder} is not a readable model: {error}") from None

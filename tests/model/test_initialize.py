@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kairos_jax.model import MixtureConfig
-from kairos_jax.model.initialise import interpolate_video
-from kairos_jax.model.mixture import init_params
+from kairos_jax.model import WorldActionConfig
+from kairos_jax.model.initialize import interpolate_video
+from kairos_jax.model.world_action import init_params
 from tests.model import tiny
 
 
@@ -16,7 +16,7 @@ def resized(kernel, shape, **video):
 
 
 def test_released_model_has_the_released_number_of_parameters():
-  shapes = jax.eval_shape(lambda: init_params(MixtureConfig(), jax.random.key(0)))
+  shapes = jax.eval_shape(lambda: init_params(WorldActionConfig(), jax.random.key(0)))
   count = {tower: sum(x.size for x in jax.tree.leaves(shapes[tower])) for tower in shapes}
   assert count == {"video": 4_046_680_960, "action": 955_849_742}
   assert sum(count.values()) == 5_002_530_702
@@ -39,10 +39,10 @@ def test_resized_matrices_keep_the_size_of_their_output():
 
 
 def test_action_tower_is_a_small_copy_of_its_teacher():
-  """A gated delta net has no attention to copy: its neighbour before it, else after it, gives its own."""
-  mixture = tiny.config(layers=("GATED", "SWA", "DSWA", "GATED"))
-  params = tiny.params(mixture)
-  new = jax.jit(lambda video, action: interpolate_video(video, action, mixture.video))(
+  """A gated delta net has no attention to copy: its neighbor before it, else after it, gives its own."""
+  model_config = tiny.config(layers=("GATED", "SWA", "DSWA", "GATED"))
+  params = tiny.params(model_config)
+  new = jax.jit(lambda video, action: interpolate_video(video, action, model_config.video))(
     params["video"], params["action"]
   )
   assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, params["action"])

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kairos_jax.model import memory as memory_lib
 from kairos_jax.model.action_tower import ActionTower
-from kairos_jax.model.config import MixtureConfig
+from kairos_jax.model.config import WorldActionConfig
 from kairos_jax.model.memory import Memory
 from kairos_jax.model.video_tower import Context, VideoTower, history_frames
 from pallas_kernels.window_attention import Span
@@ -23,7 +23,7 @@ from pallas_kernels.window_attention import Span
 class WorldActionModel(nn.Module):
   """Call its methods with `model.apply({"params": params}, ..., method="denoise_video")`."""
 
-  config: MixtureConfig
+  config: WorldActionConfig
 
   def setup(self):
     video = self.config.video
@@ -37,12 +37,12 @@ class WorldActionModel(nn.Module):
     timestep: Float[Array, "B"],
     context: Context,
     *,
-    history: int | Int[Array, "B"] = 0,
+    num_observed: int | Int[Array, "B"] = 0,
     length: Int[Array, "B"] | None = None,
     memory: Memory | None = None,
   ) -> Float[Array, "B F H W C"]:
     """Velocity of latent frames; see `VideoTower`."""
-    velocity, _ = self.video(latents, timestep, context, history=history, length=length, memory=memory)
+    velocity, _ = self.video(latents, timestep, context, num_observed=num_observed, length=length, memory=memory)
     return velocity
 
   def extend(self, memory: Memory | None, latents: Float[Array, "B F H W C"], context: Context) -> Memory:
@@ -56,7 +56,7 @@ class WorldActionModel(nn.Module):
     """
     frames = latents.shape[1]
     now = jnp.zeros(latents.shape[0])
-    _, written = self.video(latents, now, context, history=frames, memory=memory, remember=True)
+    _, written = self.video(latents, now, context, num_observed=frames, memory=memory, remember=True)
     return memory_lib.extend(self.config, memory, written, frames)
 
   def denoise_actions(
@@ -81,8 +81,8 @@ class WorldActionModel(nn.Module):
     context: Context,
     action_context: Context | None = None,
     *,
-    history: int | Int[Array, "B"],
-    action_history: Int[Array, "B*R"] | None = None,
+    num_observed: int | Int[Array, "B"],
+    action_num_observed: Int[Array, "B*R"] | None = None,
     length: Int[Array, "B"] | None = None,
   ) -> tuple[Float[Array, "B F H W C"], Float[Array, "B*R A action_dim"]]:
     """Velocities of video and actions together.
@@ -90,11 +90,11 @@ class WorldActionModel(nn.Module):
     Args:
       actions: R chunks for each clip (clip-major), which share the clip's one video pass.
       action_context: what the action tower reads, one for each clip or each chunk; None: the video tower's.
-      history: frames that are observed.
-      action_history: of these, how many each chunk reads; None: all. Fewer only make sense with `causal_history`.
+      num_observed: frames that are observed.
+      action_num_observed: of these, how many each chunk reads; None: all. Fewer only make sense with `causal_history`.
     """
-    velocity, written = self.video(latents, timestep, context, history=history, length=length, remember=True)
-    most = history if isinstance(history, int) else latents.shape[1]
+    velocity, written = self.video(latents, timestep, context, num_observed=num_observed, length=length, remember=True)
+    most = num_observed if isinstance(num_observed, int) else latents.shape[1]
     video = history_frames(written, self.config.video, most)
     draws = actions.shape[0] // latents.shape[0]
     action_context = action_context or context
@@ -102,9 +102,9 @@ class WorldActionModel(nn.Module):
       video = _repeat(video, draws, axis=1)
       if action_context.tokens.shape[0] < actions.shape[0]:
         action_context = _repeat(action_context, draws, axis=0)
-    if action_history is None:
-      action_history = jnp.repeat(jnp.broadcast_to(jnp.asarray(history), latents.shape[:1]), draws)
-    return velocity, self.action(actions, action_timestep, action_context, video, Span(stop=action_history))
+    if action_num_observed is None:
+      action_num_observed = jnp.repeat(jnp.broadcast_to(jnp.asarray(num_observed), latents.shape[:1]), draws)
+    return velocity, self.action(actions, action_timestep, action_context, video, Span(stop=action_num_observed))
 
   def with_state(
     self,
@@ -123,14 +123,14 @@ class WorldActionModel(nn.Module):
       return
     action = self.config.action
     context = self.with_state(context, jnp.zeros((latents.shape[0], action.state_dim)))
-    self.denoise_joint(latents, now, jnp.zeros((latents.shape[0], 1, action.action_dim)), now, context, history=1)
+    self.denoise_joint(latents, now, jnp.zeros((latents.shape[0], 1, action.action_dim)), now, context, num_observed=1)
 
 
 def _repeat(tree: Any, times: int, axis: int) -> Any:
   return jax.tree.map(lambda x: jnp.repeat(x, times, axis), tree)
 
 
-def init_params(config: MixtureConfig, key: Array) -> dict[str, Any]:
+def init_params(config: WorldActionConfig, key: Array) -> dict[str, Any]:
   """Fresh parameters {"video": ..., "action": ...}. Every shape is independent of the clip's size."""
   video = config.video
   latents = jnp.zeros((1, 2, video.patch[1], video.patch[2], video.channels))
