@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 
 from kairos_jax import files
 from kairos_jax.errors import KairosError
+from kairos_jax.interfaces import Context
 from kairos_jax.model import VideoConfig, WorldActionConfig, WorldActionModel
-from kairos_jax.model.video_tower import Context
 from kairos_jax.model.world_action import init_params
 from pallas_kernels.gated_delta import gated_delta
 from pallas_kernels.window_attention import Span, window_attention

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Int32
 
+from kairos_jax.interfaces import Context
 from kairos_jax.model.layers import Mlp
-from kairos_jax.model.video_tower import Context
 
 PAD, BEGIN, FIRST_WORD = 0, 1, 2
 

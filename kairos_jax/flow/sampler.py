@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.schedule import Schedule
+from kairos_jax.interfaces import Context
 from kairos_jax.model import Memory, WorldActionModel
-from kairos_jax.model.video_tower import Context
 
 Params = dict[str, Any]
 

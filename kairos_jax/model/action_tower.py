@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kairos_jax.errors import KairosError
+from kairos_jax.interfaces import Context
 from kairos_jax.model import rotation
 from kairos_jax.model.config import ActionConfig
 from kairos_jax.model.layers import Block, Mlp, TimeEmbedding, scan_groups
 from kairos_jax.model.memory import FrameCache, layer_name
-from kairos_jax.model.video_tower import Context
 from pallas_kernels.window_attention import Span, action_attention
 
 

@@ -11,25 +11,13 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
 from kairos_jax.errors import KairosError
+from kairos_jax.interfaces import Context
 from kairos_jax.model import memory as memory_lib
 from kairos_jax.model import rotation
 from kairos_jax.model.config import VideoConfig
 from kairos_jax.model.layers import Block, Mlp, TimeEmbedding, modulate, scan_groups
 from kairos_jax.model.memory import Memory, layer_name
 from pallas_kernels.window_attention import Span, window_attention
-
-
-@flax.struct.dataclass
-class Context:
-  """What both towers read by cross-attention: embedded text and image, robot state.
-
-  Attributes:
-    tokens: before the towers' own text embedding.
-    mask: True where there is a token; None: everywhere.
-  """
-
-  tokens: Float[Array, "B N text_dim"]
-  mask: Bool[Array, "B N"] | None = None
 
 
 @flax.struct.dataclass

@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from kairos_jax.interfaces import Context
 from kairos_jax.model import memory as memory_lib
 from kairos_jax.model.action_tower import ActionTower
 from kairos_jax.model.config import WorldActionConfig
 from kairos_jax.model.memory import Memory
-from kairos_jax.model.video_tower import Context, VideoTower, history_frames
+from kairos_jax.model.video_tower import VideoTower, history_frames
 from pallas_kernels.window_attention import Span
 
 

@@ -24,10 +24,10 @@ from kairos_jax.codec import FRAMES as FRAMES_PER_LATENT
 from kairos_jax.errors import KairosError
 from kairos_jax.flow import sampler
 from kairos_jax.flow.schedule import ACTION_SHIFT, flow_schedule, video_shift
+from kairos_jax.interfaces import Context
 from kairos_jax.interop import saved_model
 from kairos_jax.interop.saved_model import SavedModel
 from kairos_jax.model import Memory, WorldActionModel
-from kairos_jax.model.video_tower import Context
 
 Frames = UInt8[np.ndarray, "B T H W 3"] | UInt8[np.ndarray, "T H W 3"]
 

@@ -6,8 +6,8 @@ import pytest
 from kairos_jax.errors import KairosError
 from kairos_jax.flow import sampler
 from kairos_jax.flow.schedule import ACTION_SHIFT, flow_schedule
+from kairos_jax.interfaces import Context
 from kairos_jax.model import WorldActionModel
-from kairos_jax.model.video_tower import Context
 from tests.model import tiny
 
 SCHEDULE = flow_schedule(4, 3.0)

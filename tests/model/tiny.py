@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kairos_jax.interfaces import Context
 from kairos_jax.interop import reference_names
 from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig, WorldActionModel
-from kairos_jax.model.video_tower import Context
 from kairos_jax.model.world_action import init_params
 
 SIZES = dict(freq_dim=16, text_dim=12)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kairos_jax.interfaces import Context
 from kairos_jax.interop.golden import GoldenCase
 from kairos_jax.model import WorldActionConfig, WorldActionModel
-from kairos_jax.model.video_tower import Context
 
 Compared = Iterator[tuple[str, Any, Any]]  # tensor, ours, theirs
 

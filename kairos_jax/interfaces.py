@@ -1,0 +1,132 @@
+"""What training, the runtime and evaluation ask of the parts around the towers. Nothing here imports a part.
+
+A part is a small hashable description (sizes, strides); its parameters and its streaming state are arguments of its
+methods, so that they can be sharded, donated, frozen and saved like any other arrays.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import flax.struct
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree, UInt8
+
+
+@flax.struct.dataclass
+class Context:
+  """What both towers read by cross-attention: embedded text and images, robot state.
+
+  Attributes:
+    tokens: before the towers' own text embedding.
+    mask: True where there is a token; None means everywhere.
+  """
+
+  tokens: Float[Array, "B N text_dim"]
+  mask: Bool[Array, "B N"] | None = None
+
+
+class VideoCodec(Protocol):
+  """Pixels to latents and back, causal in time: a latent depends on no frame after its own.
+
+  A video begins with a chunk of `first_frames` frames, which become one latent; every later latent holds `time_stride`
+  frames. The streaming state is one pytree whose leaves have a leading batch axis; a codec without one uses ().
+  """
+
+  @property
+  def channels(self) -> int:
+    """Numbers in one latent pixel."""
+
+  @property
+  def first_frames(self) -> int:
+    """Frames in the first latent of a video."""
+
+  @property
+  def time_stride(self) -> int:
+    """Frames in every later latent."""
+
+  @property
+  def space_stride(self) -> int:
+    """Pixels along a latent pixel's height and width."""
+
+  def encode(
+    self, params: PyTree[Array], frames: UInt8[Array, "B T H W 3"] | Float[Array, "B T H W 3"], state: Any = None
+  ) -> tuple[Float[Array, "B N h w C"], PyTree[Array]]:
+    """Latents of T frames (uint8, or float in [-1, 1]) and the stream's state after them.
+
+    `state=None` begins a video with T = first_frames + k time_stride frames; else T = k time_stride continue one.
+    """
+
+  def decode(
+    self, params: PyTree[Array], latents: Float[Array, "B N h w C"], state: Any = None
+  ) -> tuple[Float[Array, "B T H W 3"], PyTree[Array]]:
+    """Frames in [-1, 1] of N latents and the stream's state after them; `state=None` begins a video."""
+
+
+class ContextEncoder(Protocol):
+  """Words, and pictures where it can see, to what the towers read by cross-attention."""
+
+  @property
+  def text_dim(self) -> int:
+    """Width of a context token."""
+
+  def tokenize(self, texts: Sequence[str], images: Sequence[np.ndarray] | None = None) -> PyTree[np.ndarray]:
+    """On the host: arrays of fixed shapes, one row a sample. Images are refused by an encoder that cannot see."""
+
+  def without_text(self, tokens: PyTree[Array]) -> PyTree[Array]:
+    """The tokens of an empty text, in the same shapes: for unconditional samples and text dropout."""
+
+  def encode(self, params: PyTree[Array], tokens: PyTree[Array]) -> Context:
+    """On the device: the context."""
+
+
+class Observation(Protocol):
+  """What the robot sees, by camera name, and what it feels, in its own units."""
+
+  images: Mapping[str, UInt8[np.ndarray, "H W 3"]]
+  state: Float[np.ndarray, "S"]
+
+
+class Environment(Protocol):
+  """One episode of a simulated or real robot.
+
+  Attributes:
+    embodiment: name of the robot, see data_pipelines/embodiments.
+    instruction: what to do, in words.
+  """
+
+  embodiment: str
+  instruction: str
+
+  def reset(self, seed: int | Sequence[int]) -> Any:
+    """Begins the episode that the seed names and returns the first `Observation`."""
+
+  def step(self, action: Float[np.ndarray, "A"]) -> tuple[Any, bool, bool]:
+    """Moves for one control step and returns (`Observation`, over, success)."""
+
+
+class Policy(Protocol):
+  """Actions for many episodes at once; each episode has a slot of its own and its own clock."""
+
+  def reset(self, slots: Sequence[int]) -> None:
+    """Forgets what was seen in these slots: new episodes begin there."""
+
+  def act(
+    self, slots: Sequence[int], observations: Sequence[Sequence[Any]], seeds: Sequence[int]
+  ) -> Float[np.ndarray, "S n A"]:
+    """The next n actions of each slot, in the robot's units.
+
+    Args:
+      slots: which episodes to answer for.
+      observations: for each slot, what was observed since its last call, oldest first; all of one length.
+      seeds: one for each slot; a slot's answer depends on its own seed and history alone.
+    """
+
+
+def num_latents(codec: VideoCodec, frames: Any, *, begins: bool = True) -> Any:
+  """Whole latents in so many frames; `begins` if the first frames of the video are among them. Also of arrays."""
+  return (frames - codec.first_frames) // codec.time_stride + 1 if begins else frames // codec.time_stride
+
+
+def num_frames(codec: VideoCodec, latents: Any, *, begins: bool = True) -> Any:
+  """Frames in so many latents; `begins` if the first latent of the video is among them. Also of arrays."""
+  return codec.first_frames + (latents - 1) * codec.time_stride if begins else latents * codec.time_stride
