@@ -54,7 +54,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   show(f"{'case':<{width}}  {'':7}  {'tensors':>7}  {'error':>7}  {'allowed':>7}  tensor")
   with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
     task = progress.add_task("", total=len(cases))
-    results = verdict.judge(cases, allow_skipped=values["allow-skipped"].value)
+    results = verdict.judge(cases, allow_skipped=bool(values["allow-skipped"].value))
     for case in cases:
       progress.update(task, description=case.stem)
       verdicts.append(result := next(results))
