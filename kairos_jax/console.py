@@ -22,7 +22,8 @@ class Progress:
 
   def __init__(self, bar: Bar, name: str, total: float, done: float, stderr: bool):
     self._bar, self._name, self._total, self._done, self._stderr = bar, name, total, done, stderr
-    self._task = bar.add_task(name, total=total, completed=done, text="")
+    self._task = bar.add_task(name, total=total, text="")
+    bar.update(self._task, completed=done)
     self._last_line = time.monotonic()
 
   def update(self, done: float, text: str = "") -> None:

@@ -15,12 +15,12 @@ class Times(NamedTuple):
   Attributes:
     median: half of the calls took longer.
     p95: one call in twenty took longer.
-    count: of the calls.
+    calls: that were timed.
   """
 
   median: float
   p95: float
-  count: int
+  calls: int
 
 
 def measure(calls: Mapping[str, Callable[[], Any]], *, rounds: int, seconds: float = 0.0) -> dict[str, Times]:

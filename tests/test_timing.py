@@ -31,5 +31,5 @@ def test_it_goes_on_for_the_seconds_asked_for(now):
     now[0] += 0.5
     return jnp.ones(3)
 
-  assert timing.measure({"x": call}, rounds=1, seconds=9.5)["x"].count == 10
+  assert timing.measure({"x": call}, rounds=1, seconds=9.5)["x"].calls == 10
   assert timing.measure({}, rounds=5) == {}

@@ -45,8 +45,8 @@ def over_runs(successes: Sequence[int], trials: Sequence[int]) -> Interval:
   """
   if len(successes) != len(trials) or not trials:
     raise KairosError(f"{len(successes)} success counts of {len(trials)} runs; give one for each of at least one run")
-  for won, tried in zip(successes, trials, strict=True):
-    wilson(won, tried)  # raises
+  for successes_of_run, trials_of_run in zip(successes, trials, strict=True):
+    wilson(successes_of_run, trials_of_run)  # raises
   won, tried = np.asarray(successes, float), np.asarray(trials, float)
   total = tried.sum()
   rate = float(won.sum() / total)

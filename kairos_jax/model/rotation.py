@@ -65,8 +65,8 @@ def video_rope(
 
   def spread(frame, row, column):
     parts = (frame[..., None, None, :], row[:, None, :], column)
-    parts = [jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in parts]
-    return rearrange(jnp.concatenate(parts, axis=-1), "... h w d -> ... (h w) d")
+    whole = [jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in parts]
+    return rearrange(jnp.concatenate(whole, axis=-1), "... h w d -> ... (h w) d")
 
   cos, sin = (spread(*parts) for parts in zip(of_frame, of_row, of_column, strict=True))
   return cos, sin

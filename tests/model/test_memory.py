@@ -234,13 +234,13 @@ def test_streams_that_began_at_different_moments_share_a_batch():
   np.testing.assert_array_equal(together.position, [1, 70_001, 4])
 
   same = memory_lib.put(together, jnp.arange(3), stack([alone[2]] * 3))
-  run = (
-    lambda memory: (  # noqa: E731
-      extend(params, memory, latents[:, 4:5], context),
-      video(params, latents[:, 4:], np.repeat(TIMESTEP, 3), context, memory=memory),
-      act(params, memory, actions, np.repeat(TIMESTEP, 3), context),
-    )
-  )
+
+  def run(memory):
+    now = np.repeat(TIMESTEP, 3)
+    frames = video(params, latents[:, 4:], now, context, memory=memory)
+    chunk = act(params, memory, actions, now, context)
+    return extend(params, memory, latents[:, 4:5], context), frames, chunk
+
   run(same)
   compiled = [f._cache_size() for f in (extend, video, act)]
   after, frames, chunk = run(together)
