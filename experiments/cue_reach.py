@@ -25,8 +25,8 @@ def get_config() -> ConfigDict:
       action_horizon=8,
     )
   )
-  config.codec = ConfigDict(dict(channels=24))
-  config.bridge = ConfigDict(dict(vocabulary=512, tokens=16, dim=48, text_dim=64))
+  config.codec = ConfigDict(dict(kind="pca", channels=24))
+  config.bridge = ConfigDict(dict(kind="words", vocabulary=512, tokens=16, dim=48, text_dim=64))
 
   config.model = ConfigDict(dict(dtype="float32", remat="none"))
   config.model.video = ConfigDict(

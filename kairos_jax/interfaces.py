@@ -4,7 +4,7 @@ A part is a small hashable description (sizes, strides); its parameters and its 
 methods, so that they can be sharded, donated, frozen and saved like any other arrays.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import flax.struct
@@ -48,6 +48,12 @@ class VideoCodec(Protocol):
   def space_stride(self) -> int:
     """Pixels along a latent pixel's height and width."""
 
+  def fit(self, clips: Iterable[UInt8[np.ndarray, "T H W 3"]], seed: int) -> PyTree[Array]:
+    """Parameters, as nested dicts, made from sample clips of whole latents; a codec of released weights refuses."""
+
+  def param_shapes(self) -> PyTree[Any]:
+    """Shapes and types of the parameters, as nested dicts of jax.ShapeDtypeStruct."""
+
   def encode(
     self, params: PyTree[Array], frames: UInt8[Array, "B T H W 3"] | Float[Array, "B T H W 3"], state: Any = None
   ) -> tuple[Float[Array, "B N h w C"], PyTree[Array]]:
@@ -68,6 +74,9 @@ class ContextEncoder(Protocol):
   @property
   def text_dim(self) -> int:
     """Width of a context token."""
+
+  def init(self, key: Array) -> PyTree[Array]:
+    """Fresh parameters, as nested dicts."""
 
   def tokenize(self, texts: Sequence[str], images: Sequence[np.ndarray] | None = None) -> PyTree[np.ndarray]:
     """On the host: arrays of fixed shapes, one row a sample. Images are refused by an encoder that cannot see."""

@@ -12,20 +12,13 @@ ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / ".importlinter"
 SECTION = "importlinter:contract:"
 
-# What another part of issue 8 has to bring down first; strict, so that the mark goes when the wall stands.
-PENDING = {
-  "parts": "runtime: kairos_jax/assembly.py",
-}
-
 
 def contracts():
   parser = configparser.ConfigParser()
   parser.read(CONFIG)
   for section in parser.sections():
     if section.startswith(SECTION):
-      name = section.removeprefix(SECTION)
-      waits = pytest.mark.xfail(strict=True, reason=PENDING[name]) if name in PENDING else ()
-      yield pytest.param(name, marks=waits)
+      yield section.removeprefix(SECTION)
 
 
 @pytest.mark.parametrize("name", list(contracts()))
@@ -53,7 +46,6 @@ def names_in(path: Path) -> set[str]:
   return found
 
 
-@pytest.mark.xfail(strict=True, reason="runtime: flow, training and the saved model still name the concrete parts")
 def test_only_the_assembly_names_a_concrete_part():
   modules = sorted((ROOT / "kairos_jax").rglob("*.py"))
   modules = [path for path in modules if not str(path.relative_to(ROOT)).startswith(MAY_NAME)]

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.normalize import Normalizer
-from kairos_jax import codec
-from kairos_jax.bridge import TextBridge, TextBridgeConfig
+from kairos_jax import assembly
 from kairos_jax.interop.saved_model import SavedModel
 from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig
 from kairos_jax.model.world_action import init_params
@@ -29,10 +28,11 @@ def model_config(layers=("SWA", "DSWA", "GATED"), video_frames=4) -> WorldAction
 def saved(config: WorldActionConfig | None = None, seed=0) -> SavedModel:
   """A model of random weights, made without compiling anything; a fresh model's heads are zero, these are not."""
   config = config or model_config()
-  bridge = TextBridge(TextBridgeConfig(vocabulary=32, tokens=8, dim=8, text_dim=16))
+  encoder = assembly.make_encoder(dict(kind="words", vocabulary=32, tokens=8, dim=8, text_dim=16))
+  codec = assembly.make_codec(dict(kind="pca", channels=CHANNELS))
   shapes = {
     **jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0)),
-    "bridge": jax.eval_shape(bridge.init, jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"],
+    "bridge": jax.eval_shape(encoder.init, jax.random.key(0)),
   }
   rng = np.random.default_rng(seed)
   around_one = lambda path: float(path[-1].key == "scale")  # noqa: E731
@@ -42,10 +42,11 @@ def saved(config: WorldActionConfig | None = None, seed=0) -> SavedModel:
   identity = Normalizer(np.full(3, -1, np.float32), np.ones(3, np.float32))
   return SavedModel(
     model_config=config,
-    bridge=bridge.config,
-    codec=codec.fit((frames(9, seed=i) for i in range(4)), CHANNELS),
-    params=params,
+    codec=codec,
+    encoder=encoder,
+    params={**params, "codec": codec.fit((frames(9, seed=i) for i in range(4)), 0)},
     fps=10.0,
+    frame_size=(SIZE, SIZE),
     clip_frames=9,
     action_horizon=4,
     action_normalizer=identity,

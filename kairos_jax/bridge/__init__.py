@@ -1,5 +1,5 @@
-"""Language into context tokens, behind one interface: `tokenize` on the host, `encode` on the device."""
+"""Words and pictures to what the towers read: one module an encoder, all behind `interfaces.ContextEncoder`."""
 
-from kairos_jax.bridge.text import TextBridge, TextBridgeConfig
+from kairos_jax.bridge.text import TextBridge
 
-__all__ = ["TextBridge", "TextBridgeConfig"]
+__all__ = ["TextBridge"]

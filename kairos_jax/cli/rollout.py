@@ -49,6 +49,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   from data_pipelines.simulate import generate
   from kairos_jax import media, runtime
   from kairos_jax.errors import KairosError
+  from kairos_jax.model.memory import require_constant_size
   from kairos_jax.runtime import rollout
 
   if arguments:
@@ -56,7 +57,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   model = runtime.load(values.model)
   fps = model.saved.fps
   chunks = math.ceil(values.minutes * 60 * fps / _CHUNK)
-  rollout.require_constant_memory(model.saved.model_config)
+  require_constant_size(model.saved.model_config)
   clip = next(generate.generate("robot", 1, values.seed, values.size))
   seen = clip.video[:_SEEN_FRAMES]
 

@@ -1,5 +1,5 @@
-"""Pixels to latents and back."""
+"""Pixels to latents and back: one module a codec, all behind `interfaces.VideoCodec`."""
 
-from kairos_jax.codec.pca import FRAMES, PcaCodec, decode, decode_next, encode, encode_next, fit, load, psnr, save
+from kairos_jax.codec.pca import PcaCodec
 
-__all__ = ["FRAMES", "PcaCodec", "decode", "decode_next", "encode", "encode_next", "fit", "load", "psnr", "save"]
+__all__ = ["PcaCodec"]

@@ -18,7 +18,7 @@ POLICIES: dict[str, tuple[Cue, Callable[[WorldModel, Sequence[CueReach]], Policy
   "model": ("visible", lambda model, _: model_policy(model, INSTRUCTION)),
   "model, cue hidden": ("hidden", lambda model, _: model_policy(model, INSTRUCTION)),
   "model, blind": ("visible", lambda model, _: model_policy(model, INSTRUCTION, blind=True)),
-  "random": ("visible", lambda _, environments: random_policy(3)),
+  "random": ("visible", lambda model, _: random_policy(3, model.codec.time_stride)),
   "expert": (
     "visible",
     lambda _, environments: lambda frames, states: np.stack([env.expert() for env in environments])[:, None],

@@ -9,11 +9,12 @@ from jaxtyping import UInt8
 
 from data_pipelines.simulate.generate import generate
 from data_pipelines.simulate.robot import INSTRUCTION
-from kairos_jax import codec as codec_lib
 from kairos_jax.demo.closed_loop import UNSEEN
 from kairos_jax.demo.report import Foresight, Latency
+from kairos_jax.evaluation.video_metrics import psnr
 from kairos_jax.flow import sampler
 from kairos_jax.flow.schedule import ACTION_SHIFT, flow_schedule, video_shift
+from kairos_jax.interfaces import num_latents
 from kairos_jax.runtime import WorldModel
 
 SEEN_FRAMES, FUTURE_FRAMES = 5, 16
@@ -32,21 +33,21 @@ def foresight(
   seen, future = np.split(video, [SEEN_FRAMES], axis=1)
   imagined = model.imagine(model.prefill(seen, instructions), FUTURE_FRAMES)
   still = np.repeat(seen[:, -1:], FUTURE_FRAMES, axis=1)
-  model_psnr, still_psnr = (np.asarray(codec_lib.psnr(x, future)).mean(0) for x in (imagined, still))
+  model_psnr, still_psnr = (psnr(x, future).mean(0) for x in (imagined, still))
   return Foresight(model_psnr.tolist(), still_psnr.tolist(), model.saved.fps, len(video)), imagined
 
 
 def latency(model: WorldModel, frames: UInt8[np.ndarray, "T H W 3"], repeats: int, steps: int = 10) -> list[Latency]:
   """Milliseconds from four new frames to a chunk of actions: from the memory alone, and denoising the video too."""
   saved = model.saved
-  latents = jax.jit(codec_lib.encode)(saved.codec, frames[None])
-  stream, new = model.prefill(frames[: -codec_lib.FRAMES], INSTRUCTION), latents[:, -1:]
+  latents, _ = jax.jit(model.codec.encode)(model.params["codec"], frames[None])
+  stream, new = model.prefill(frames[: -model.codec.time_stride], INSTRUCTION), latents[:, -1:]
   state = np.zeros(len(saved.state_normalizer.low), np.float32)
 
   def action_only():
     return model.act(model.extend_latents(stream, new), state, steps=steps)
 
-  future = saved.action_horizon // codec_lib.FRAMES
+  future = num_latents(model.codec, saved.action_horizon, begins=False)
   shape = (1, latents.shape[1] + future, *latents.shape[2:])
   tokens = saved.model_config.video.tokens_per_frame(*shape[2:4])
   schedules = flow_schedule(steps, video_shift(tokens, shape[1])), flow_schedule(steps, ACTION_SHIFT)
@@ -60,7 +61,7 @@ def latency(model: WorldModel, frames: UInt8[np.ndarray, "T H W 3"], repeats: in
     return sampler.sample_joint(model.model, params, *arguments, action_context=context_with_state, observed=latents)[0]
 
   def joint():
-    return jax.block_until_ready(joint_fn(saved.params, latents, stream.context, state, jax.random.key(0)))
+    return jax.block_until_ready(joint_fn(model.params, latents, stream.context, state, jax.random.key(0)))
 
   return [
     _timed(action_only, "action-only", repeats, f"one pass over the new frame, then {steps} steps on actions alone"),

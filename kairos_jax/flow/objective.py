@@ -11,12 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kairos_jax.bridge import TextBridge
-from kairos_jax.bridge.text import without_text
-from kairos_jax.codec import FRAMES as FRAMES_PER_LATENT
-from kairos_jax.codec import PcaCodec, encode
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.schedule import ACTION_SHIFT, TRAIN_TIMESTEPS, shifted, video_shift
+from kairos_jax.interfaces import ContextEncoder, VideoCodec, num_frames, num_latents
 from kairos_jax.model import WorldActionModel
 
 Params = dict[str, Any]
@@ -63,15 +60,15 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Objective:
-  """The loss of one stage: `objective(params, batch, key)`, with params {"video", "bridge", "action"}.
+  """The loss of one stage: `objective(params, batch, key)`, with params {"video", "action", "bridge", "codec"}.
 
   Attributes:
     normalize_action, normalize_state: native units to about [-1, 1].
   """
 
   model: WorldActionModel
-  bridge: TextBridge
-  codec: PcaCodec
+  encoder: ContextEncoder
+  codec: VideoCodec
   config: ObjectiveConfig
   normalize_action: Callable[[Any], Any] = lambda x: x
   normalize_state: Callable[[Any], Any] = lambda x: x
@@ -80,17 +77,15 @@ class Objective:
     """The loss and its parts.
 
     Args:
-      batch: video uint8 [B T H W 3], length [B] (frames), tokens [B N], and for actions state [B T S], action
-        [B T-1 A] with their masks.
+      batch: video uint8 [B T H W 3], length [B] (frames), tokens (of the encoder, leading axis B), and for actions
+        state [B T S], action [B T-1 A] with their masks.
     """
     keys = dict(zip(("task", "num_observed", "sigma", "noise", "action"), jax.random.split(key, 5), strict=True))
-    clean = encode(self.codec, batch["video"])
-    observed, text, length = self._draw_tasks(keys["task"], (batch["length"] - 1) // FRAMES_PER_LATENT + 1)
+    clean, _ = self.codec.encode(params["codec"], batch["video"])
+    observed, text, length = self._draw_tasks(keys["task"], num_latents(self.codec, batch["length"]))
     most = jnp.clip(length - 1, 1, self.config.max_observed)
     num_observed = jnp.where(observed, jax.random.randint(keys["num_observed"], length.shape, 1, most + 1), 0)
-    context = self.bridge.apply(
-      {"params": params["bridge"]}, jnp.where(text[:, None], batch["tokens"], without_text(batch["tokens"]))
-    )
+    context = self.encoder.encode(params["bridge"], self._drop_text(batch["tokens"], text))
 
     tokens_per_frame = self.model.config.video.tokens_per_frame(*clean.shape[2:4])
     sigma = jax.random.uniform(keys["sigma"], length.shape)
@@ -133,6 +128,14 @@ class Objective:
     loss = video_loss + self.config.action_weight * action_loss
     return loss, {"loss": loss, "loss_video": video_loss, "loss_action": action_loss}
 
+  def _drop_text(self, tokens: Any, kept: Bool[Array, "B"]) -> Any:
+    """The tokens, those of an empty text where a clip's text is not kept."""
+
+    def choose(some, none):
+      return jnp.where(kept.reshape(-1, *[1] * (some.ndim - 1)), some, none)
+
+    return jax.tree.map(choose, tokens, self.encoder.without_text(tokens))
+
   def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
     return self.model.apply({"params": params}, *args, **kwargs)
 
@@ -152,7 +155,7 @@ class Objective:
     """The action chunks that follow so many observed frames, and the robot's states at the last of them."""
     draws = num_observed.shape[0] // batch["action"].shape[0]
     labels = {name: jnp.repeat(batch[name], draws, axis=0) for name in _LABELS}
-    now = FRAMES_PER_LATENT * (num_observed - 1)
+    now = num_frames(self.codec, num_observed) - 1  # the last observed frame
     index = now[:, None] + jnp.arange(self.config.action_horizon)
     inside = index < labels["action"].shape[1]
     index = jnp.minimum(index, labels["action"].shape[1] - 1)

@@ -1,27 +1,25 @@
-"""A trained world-action model as a folder of plain files: model.json, weights.safetensors, codec.safetensors."""
+"""A trained world-action model as a folder of two plain files: model.json and weights.safetensors."""
 
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from data_pipelines.normalize import Normalizer
-from kairos_jax import codec as codec_lib
-from kairos_jax import files
-from kairos_jax.bridge import TextBridgeConfig
-from kairos_jax.codec import PcaCodec
+from kairos_jax import assembly, files
 from kairos_jax.errors import KairosError
+from kairos_jax.interfaces import ContextEncoder, VideoCodec
 from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig
+from kairos_jax.model.world_action import init_params
 
 Params = dict[str, Any]
 
-FILES = ("model.json", "weights.safetensors", "codec.safetensors")
+VERSION = 2
+FILES = ("model.json", "weights.safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,18 +27,21 @@ class SavedModel:
   """All that is needed to run a model.
 
   Attributes:
-    params: {"video", "bridge", "action"}, float32.
+    codec, encoder: descriptions of the parts around the towers; their parameters are in `params`.
+    params: {"video", "action", "bridge", "codec"}, float32; without "action" where there is no action tower.
     fps: of the video it was trained on, Hz; one action a frame.
+    frame_size: (height, width) of that video, pixels.
     clip_frames: length of a training clip.
     action_horizon: length of an action chunk.
     action_normalizer, state_normalizer: what maps native units to the model's.
   """
 
   model_config: WorldActionConfig
-  bridge: TextBridgeConfig
-  codec: PcaCodec
+  codec: VideoCodec
+  encoder: ContextEncoder
   params: Params
   fps: float
+  frame_size: tuple[int, int]
   clip_frames: int
   action_horizon: int
   action_normalizer: Normalizer
@@ -50,27 +51,27 @@ class SavedModel:
 def save(folder: str | Path, saved: SavedModel) -> None:
   """Writes the folder; model.json comes last, so that a folder without it is known to be unfinished."""
   folder = Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  flat = {"/".join(path): np.asarray(value) for path, value in flatten_dict(saved.params).items()}
-  with files.replaced(folder / "weights.safetensors") as partial:
-    save_file(flat, partial)
-  codec_lib.save(saved.codec, folder / "codec.safetensors")
+  flat = flatten_dict(jax.device_get(saved.params), sep="/")
+  files.write_safetensors(folder / "weights.safetensors", flat)
+  action = saved.model_config.action
   description = {
+    "version": VERSION,
     "video": _to_json(saved.model_config.video),
-    "action": saved.model_config.action and _to_json(saved.model_config.action),
-    "bridge": _to_json(saved.bridge),
+    "action": None if action is None else _to_json(action),
+    "codec": assembly.describe(saved.codec),
+    "bridge": assembly.describe(saved.encoder),
     "normalizers": {name: json.loads(getattr(saved, f"{name}_normalizer").to_json()) for name in ("action", "state")},
-    **{name: getattr(saved, name) for name in ("fps", "clip_frames", "action_horizon")},
+    **{name: getattr(saved, name) for name in _PLAIN},
   }
-  with files.replaced(folder / "model.json") as partial:
-    Path(partial).write_text(json.dumps(description, indent=2) + "\n")
+  files.write_json(folder / "model.json", description)
 
 
 def load(folder: str | Path) -> SavedModel:
   """Reads what `save` wrote, from its folder or from the run's folder around it.
 
   Raises:
-    KairosError: there is no finished model, or a file of it is damaged.
+    KairosError: there is no finished model, a file of it is damaged, or a weight is missing, unknown or of another
+      shape or type than the description says; it is named.
   """
   folder = Path(folder)
   if not (folder / "model.json").exists() and (folder / "model").is_dir():
@@ -80,27 +81,52 @@ def load(folder: str | Path) -> SavedModel:
       raise KairosError(f"{folder} holds no finished model: {name} is missing")
   try:
     description = json.loads((folder / "model.json").read_text())
-    flat = load_file(folder / "weights.safetensors")
+    if (version := description.get("version", 1)) != VERSION:
+      raise KairosError(f"{folder} holds a model of version {version}; this program reads {VERSION}: train it again")
     action, state = (Normalizer.from_json(json.dumps(description["normalizers"][k])) for k in ("action", "state"))
     model_config = WorldActionConfig(
       video=_from_json(VideoConfig, description["video"]),
       action=description["action"] and _from_json(ActionConfig, description["action"]),
     )
-    return SavedModel(
+    saved = SavedModel(
       model_config=model_config,
-      bridge=TextBridgeConfig(**description["bridge"]),
-      codec=codec_lib.load(folder / "codec.safetensors"),
-      params=unflatten_dict({tuple(name.split("/")): jnp.asarray(value) for name, value in flat.items()}),
-      **{name: description[name] for name in ("fps", "clip_frames", "action_horizon")},
+      codec=assembly.make_codec(description["codec"]),
+      encoder=assembly.make_encoder(description["bridge"]),
+      params={},
+      **{name: description[name] for name in _PLAIN if name != "frame_size"},
+      frame_size=tuple(description["frame_size"]),
       action_normalizer=action,
       state_normalizer=state,
     )
-  except (SafetensorError, ValueError, TypeError, KeyError) as error:
-    raise KairosError(f"{folder} is not a readable model: {error}") from None
+  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    raise KairosError(f"{folder} is not a readable model: model.json: {error!r}") from None
+  return dataclasses.replace(saved, params=_read_weights(folder / "weights.safetensors", saved))
 
 
-def _to_json(config: Any) -> dict[str, Any]:
-  return {**dataclasses.asdict(config), **({"dtype": jnp.dtype(config.dtype).name} if hasattr(config, "dtype") else {})}
+_PLAIN = ("fps", "frame_size", "clip_frames", "action_horizon")
+
+
+def _read_weights(path: Path, saved: SavedModel) -> Params:
+  """The parameters, each of the shape and type that the description gives it."""
+  shapes = {
+    **jax.eval_shape(lambda: init_params(saved.model_config, jax.random.key(0))),
+    "bridge": jax.eval_shape(lambda: saved.encoder.init(jax.random.key(0))),
+    "codec": saved.codec.param_shapes(),
+  }
+  wanted, found = flatten_dict(shapes, sep="/"), files.read_safetensors(path)
+  for name, shape in wanted.items():
+    if name not in found:
+      raise KairosError(f"{path} lacks the weight {name!r}, {shape.dtype} {shape.shape}")
+    if (found[name].shape, found[name].dtype) != (shape.shape, shape.dtype):
+      there = f"{found[name].dtype} {found[name].shape}"
+      raise KairosError(f"{path}: weight {name!r} is {there}; the model needs {shape.dtype} {shape.shape}")
+  if unknown := sorted(set(found) - set(wanted)):
+    raise KairosError(f"{path} holds {len(unknown)} weights that the model has no place for, first {unknown[0]!r}")
+  return unflatten_dict({name: jnp.asarray(value) for name, value in found.items()}, sep="/")
+
+
+def _to_json(config: VideoConfig | ActionConfig) -> dict[str, Any]:
+  return {**dataclasses.asdict(config), "dtype": jnp.dtype(config.dtype).name}
 
 
 def _from_json(kind: type, values: dict[str, Any]) -> Any:

@@ -117,6 +117,15 @@ def put(memory: Memory, index: Int[Array, "N"], part: Memory) -> Memory:
 _BY_LAYER = ("window", "delta", "action")  # whose leaves have the groups' axis before the streams'
 
 
+def require_constant_size(config: WorldActionConfig) -> None:
+  """Raises KairosError unless a stream's memory stays of one size however long it runs."""
+  for kind in config.video.group:
+    if kind != "GATED" and config.video.frames_in_view(kind) is None:
+      raise KairosError(f"{kind} layers of this model keep all frames, so its memory grows; SWA and DSWA keep a few")
+  if config.action is not None and config.action.video_frames is None:
+    raise KairosError("this model's actions read all frames, so its memory grows; set model.action.video_frames")
+
+
 def first_frame(cache: FrameCache, position: Int[Array, "B"]) -> Int[Array, "B"]:
   """For each stream the index of the first frame of a cache that holds anything."""
   return jnp.maximum(cache.frames - position, 0)

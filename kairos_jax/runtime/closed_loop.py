@@ -7,8 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from kairos_jax.codec import FRAMES as FRAMES_PER_LATENT
-from kairos_jax.runtime.world_model import Stream, WorldModel
+from kairos_jax import seeds
+from kairos_jax.interfaces import num_latents
+from kairos_jax.runtime.stream import Stream
+from kairos_jax.runtime.world_model import WorldModel
 
 
 class Observation(Protocol):
@@ -88,7 +90,7 @@ def model_policy(model: WorldModel, instruction: str, *, blind: bool = False, st
   """
   stream: Stream | None = None
   calls = 0
-  longest = (model.saved.clip_frames - 1) // FRAMES_PER_LATENT  # latent frames of history in training
+  longest = num_latents(model.codec, model.saved.clip_frames) - 1  # latent frames of history in training
 
   def policy(frames, states):
     nonlocal stream, calls
@@ -98,12 +100,13 @@ def model_policy(model: WorldModel, instruction: str, *, blind: bool = False, st
     else:
       stream = model.extend(stream, frames)
     calls += 1
-    return model.act(stream, states, seed=seed + calls, steps=steps)[:, :FRAMES_PER_LATENT]
+    now = seeds.derive(seed, "policy", calls)
+    return model.act(stream, states, seed=now, steps=steps)[:, : model.codec.time_stride]
 
   return policy
 
 
-def random_policy(action_dim: int, seed: int = 0) -> Policy:
-  """Uniform actions in [-1, 1], each held for a latent frame as a model's would be."""
+def random_policy(action_dim: int, held: int, seed: int = 0) -> Policy:
+  """Uniform actions in [-1, 1], `held` frames' worth at a time as a model gives them."""
   rng = np.random.default_rng(seed)
-  return lambda frames, states: rng.uniform(-1, 1, (len(states), FRAMES_PER_LATENT, action_dim))
+  return lambda frames, states: rng.uniform(-1, 1, (len(states), held, action_dim))

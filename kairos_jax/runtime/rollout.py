@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from kairos_jax import files
-from kairos_jax.codec import FRAMES as FRAMES_PER_LATENT
+from kairos_jax import files, seeds
 from kairos_jax.errors import KairosError
-from kairos_jax.model import WorldActionConfig
-from kairos_jax.runtime.world_model import Stream, WorldModel
+from kairos_jax.model.memory import require_constant_size
+from kairos_jax.runtime.stream import Stream
+from kairos_jax.runtime.world_model import WorldModel
 
 WARM_UP = 5  # chunks until compiled code, allocator and video encoder have taken their memory
 
@@ -62,27 +62,17 @@ def rollout(
   Args:
     first_frames: 1 + 4n frames.
     frames: how many to imagine; rounded up to whole chunks.
-    chunk: frames imagined at once, a multiple of 4.
+    chunk: frames imagined at once, a whole number of latents' worth.
     seed: of the noise; the same one gives the same video.
 
   Raises:
     KairosError: the model's memory grows with the video, or a number of frames is not allowed.
   """
-  require_constant_memory(model.saved.model_config)
+  require_constant_size(model.saved.model_config)
   if frames < 1:
     raise KairosError(f"rollout: {frames} frames asked for; at least 1")
-  if chunk < 1 or chunk % FRAMES_PER_LATENT:
-    raise KairosError(f"rollout: chunk is {chunk} frames; it must be a positive multiple of {FRAMES_PER_LATENT}")
+  model.latents_of(chunk)
   return _chunks(model, model.prefill(first_frames, instruction), -(-frames // chunk), chunk, seed)
-
-
-def require_constant_memory(model_config: WorldActionConfig) -> None:
-  """Raises KairosError unless a stream of this model stays of one size however long it runs."""
-  for kind in model_config.video.group:
-    if kind != "GATED" and model_config.video.frames_in_view(kind) is None:
-      raise KairosError(f"rollout: {kind} layers of this model keep all frames; SWA, DSWA and GATED ones keep a few")
-  if model_config.action is not None and model_config.action.video_frames is None:
-    raise KairosError("rollout: this model's actions read all frames; model.action.video_frames must be a number")
 
 
 def resident_bytes() -> int:
@@ -141,7 +131,7 @@ def _chunks(
   model: WorldModel, stream: Stream, chunks: int, frames: int, seed: int
 ) -> Iterator[UInt8[np.ndarray, "T H W 3"]]:
   for index in range(chunks):
-    latents = model.imagine_latents(stream, frames // FRAMES_PER_LATENT, seed=seed + index)
-    pixels = model.decode_next(latents)[0]
+    latents = model.imagine_latents(stream, model.latents_of(frames), seed=seeds.derive(seed, "rollout", index))
+    pixels, stream = model.decode(stream, latents)
     stream = jax.block_until_ready(model.extend_latents(stream, latents))  # so that its time is this chunk's
-    yield pixels
+    yield pixels[0]

@@ -11,173 +11,200 @@ Example:
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, UInt8, UInt32
 
-from kairos_jax import codec as codec_lib
-from kairos_jax.bridge import TextBridge
-from kairos_jax.codec import FRAMES as FRAMES_PER_LATENT
+from kairos_jax import seeds as seeds_lib
 from kairos_jax.errors import KairosError
 from kairos_jax.flow import sampler
 from kairos_jax.flow.schedule import ACTION_SHIFT, flow_schedule, video_shift
-from kairos_jax.interfaces import Context
+from kairos_jax.interfaces import num_latents
 from kairos_jax.interop import saved_model
 from kairos_jax.interop.saved_model import SavedModel
-from kairos_jax.model import Memory, WorldActionModel
+from kairos_jax.model import WorldActionModel
+from kairos_jax.runtime.stream import Stream
 
 Frames = UInt8[np.ndarray, "B T H W 3"] | UInt8[np.ndarray, "T H W 3"]
-
-
-@flax.struct.dataclass
-class Stream:
-  """What the model knows of a batch of running episodes: one pytree, constant in size.
-
-  Attributes:
-    memory: of the video tower.
-    context: the embedded instructions.
-    shape: (height, width) of a latent frame.
-  """
-
-  memory: Memory
-  context: Context
-  shape: tuple[int, int] = flax.struct.field(pytree_node=False)
-
-  @property
-  def batch(self) -> int:
-    return self.context.tokens.shape[0]
+Params = dict[str, Any]
 
 
 class WorldModel:
   """A trained world-action model. Pure: streams and seeds go in, streams and arrays come out.
 
-  All methods take one episode or a batch of them (a leading axis B); each shape compiles once.
+  All methods take one episode or a batch of them (a leading axis B); each shape compiles once. Parameters are
+  arguments of what is compiled.
   """
 
   def __init__(self, saved: SavedModel):
     self.saved = saved
+    self.codec, self.encoder, self.params = saved.codec, saved.encoder, saved.params
     self.model = WorldActionModel(saved.model_config)
-    self.bridge = TextBridge(saved.bridge)
-    self._begin = jax.jit(self._begin_fn)
-    self._extend = jax.jit(lambda *args: self.model.apply({"params": args[0]}, *args[1:], method="extend"))
-    self._act = jax.jit(self._act_fn, static_argnames=("steps",))
-    self._imagine = jax.jit(self._imagine_fn, static_argnames=("count", "steps", "shape"))
-    self._encode, self._encode_next = jax.jit(codec_lib.encode), jax.jit(codec_lib.encode_next)
-    self._decode_next = jax.jit(codec_lib.decode_next)
+    self._begin, self._extend = jax.jit(self.begin), jax.jit(self.see)
+    self._extend_latents = jax.jit(self.remember)
+    self._act = jax.jit(self.decide, static_argnames="steps")
+    self._imagine = jax.jit(self.foresee, static_argnames=("count", "steps"))
+    self._decode = jax.jit(self.show)
 
   def prefill(self, frames: Frames, instruction: str | Sequence[str]) -> Stream:
-    """Begins a stream with 1 + 4n frames of history (uint8).
+    """Begins a stream with its first frames of history: the codec's first ones and k latents' worth more (uint8).
 
     Raises:
       KairosError: another number or shape of frames, or not one instruction for each episode.
     """
-    latents = self._encode(self.saved.codec, self._batched(frames))
-    texts = [instruction] * len(latents) if isinstance(instruction, str) else list(instruction)
-    if len(texts) != len(latents):
-      raise KairosError(f"{len(texts)} instructions for {len(latents)} episodes; give one, or one each")
-    ids = np.stack([self.bridge.tokenize(text) for text in texts])
-    memory, context = self._begin(self.saved.params, latents, ids)
-    return Stream(memory, context, (latents.shape[2], latents.shape[3]))
+    frames = self.batched(frames)
+    texts = [instruction] * len(frames) if isinstance(instruction, str) else list(instruction)
+    if len(texts) != len(frames):
+      raise KairosError(f"{len(texts)} instructions for {len(frames)} episodes; give one, or one each")
+    return self._begin(self.params, frames, self.encoder.tokenize(texts))
 
   def extend(self, stream: Stream, frames: Frames) -> Stream:
-    """Makes 4n new frames history.
+    """Makes new frames history, a whole number of latents' worth.
 
     Raises:
       KairosError: another number or shape of frames.
     """
-    return self.extend_latents(stream, self._encode_next(self.saved.codec, self._batched(frames)))
+    frames = self.batched(frames)
+    self.check_frames(frames, stream.batch, stream.shape)
+    return self._extend(self.params, stream, frames)
 
   def extend_latents(self, stream: Stream, latents: Float[Array, "B N h w C"]) -> Stream:
     """`extend` with frames already encoded, such as imagined ones."""
-    memory = self._extend(self.saved.params, stream.memory, latents, stream.context)
-    return dataclasses.replace(stream, memory=memory)
+    return self._extend_latents(self.params, stream, latents)
 
   def act(
     self,
     stream: Stream,
     state: Float[np.ndarray, "B S"] | Float[np.ndarray, "S"],
     *,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     steps: int = 3,
   ) -> Float[np.ndarray, "B A action_dim"] | Float[np.ndarray, "A action_dim"]:
     """The next chunk of actions, in the robot's units, from the stream's memory alone: no video is denoised.
 
     Args:
       state: of the robot now, in its own units.
+      seed: of the noise; one for each episode makes its answer independent of the batch that it is in.
       steps: denoising steps.
 
     Raises:
-      KairosError: the model has no action tower, or the state has another width.
+      KairosError: the model has no action tower, the state has another width or is not finite, or `steps` is below 1.
     """
-    action = self.saved.model_config.action
-    if action is None:
-      raise KairosError("this model has no action tower: it was not trained through the robot stage")
-    states = np.atleast_2d(np.asarray(state, np.float32))
-    if states.shape != (stream.batch, action.state_dim):
-      raise KairosError(f"state is {states.shape}; it must be {(stream.batch, action.state_dim)}: episodes, numbers")
-    normal = self.saved.state_normalizer.normalize(states)
-    actions = self._act(self.saved.params, stream.memory, stream.context, normal, jax.random.key(seed), steps=steps)
+    normal = self.normal_states(np.atleast_2d(np.asarray(state, np.float32)), stream.batch)
+    check_count("steps", steps)
+    actions = self._act(self.params, stream, normal, seed_words(seed, stream.batch), steps=steps)
     actions = self.saved.action_normalizer.denormalize(np.asarray(actions))
     return actions if np.ndim(state) == 2 else actions[0]
 
   def imagine(
-    self, stream: Stream, frames: int = 16, *, seed: int = 0, steps: int = 4
+    self, stream: Stream, frames: int = 16, *, seed: int | Sequence[int] = 0, steps: int = 4
   ) -> UInt8[np.ndarray, "B T H W 3"]:
     """The next `frames` frames as the model expects them.
 
     Args:
+      seed: see `act`.
       steps: denoising steps; few give what is expected on average, many a sharper sample (docs/results.md).
 
     Raises:
-      KairosError: not a multiple of 4 frames.
+      KairosError: not a whole number of latents' worth of frames, or `steps` is below 1.
     """
-    if frames < 1 or frames % FRAMES_PER_LATENT:
-      raise KairosError(f"frames is {frames}; it must be a positive multiple of {FRAMES_PER_LATENT}")
-    latents = self.imagine_latents(stream, frames // FRAMES_PER_LATENT, seed=seed, steps=steps)
-    return self.decode_next(latents)
+    latents = self.imagine_latents(stream, self.latents_of(frames), seed=seed, steps=steps)
+    return self.decode(stream, latents)[0]
 
-  def imagine_latents(self, stream: Stream, count: int, *, seed: int = 0, steps: int = 4) -> Float[Array, "B N h w C"]:
-    """The next `count` latent frames."""
-    return self._imagine(
-      self.saved.params,
-      stream.memory,
-      stream.context,
-      jax.random.key(seed),
-      count=count,
-      steps=steps,
-      shape=stream.shape,
-    )
+  def imagine_latents(
+    self, stream: Stream, count: int, *, seed: int | Sequence[int] = 0, steps: int = 4
+  ) -> Float[Array, "B N h w C"]:
+    """The next `count` latent frames. Raises KairosError if `count` or `steps` is below 1."""
+    check_count("count", count)
+    check_count("steps", steps)
+    return self._imagine(self.params, stream, seed_words(seed, stream.batch), count=count, steps=steps)
 
-  def decode_next(self, latents: Float[Array, "B N h w C"]) -> UInt8[np.ndarray, "B T H W 3"]:
-    """The pixels of latents that continue a video."""
-    return to_uint8(self._decode_next(self.saved.codec, latents))
+  def decode(self, stream: Stream, latents: Float[Array, "B N h w C"]) -> tuple[UInt8[np.ndarray, "B T H W 3"], Stream]:
+    """The pixels of latents that continue the stream's video, and the stream with its codec at their end."""
+    pixels, codec = self._decode(self.params, stream, latents)
+    return np.asarray(pixels), dataclasses.replace(stream, codec=codec)
 
-  def _begin_fn(self, params, latents, ids):
-    context = self.bridge.apply({"params": params["bridge"]}, ids)
-    return self.model.apply({"params": params}, None, latents, context, method="extend"), context
+  # What is compiled: pure functions of parameters and arrays, which slots compile again in their own way.
 
-  def _act_fn(self, params, memory, context, state, key, *, steps):
-    context = self.model.apply({"params": params}, context, state, method="with_state")
+  def begin(self, params: Params, frames: UInt8[Array, "B T H W 3"], tokens: Any) -> Stream:
+    """`prefill` of tokens."""
+    latents, codec = self.codec.encode(params["codec"], frames)
+    context = self.encoder.encode(params["bridge"], tokens)
+    memory = self.model.apply({"params": params}, None, latents, context, method="extend")
+    return Stream(memory, context, codec, (latents.shape[2], latents.shape[3]))
+
+  def see(self, params: Params, stream: Stream, frames: UInt8[Array, "B T H W 3"]) -> Stream:
+    """`extend`."""
+    latents, codec = self.codec.encode(params["codec"], frames, stream.codec)
+    return dataclasses.replace(self.remember(params, stream, latents), codec=codec)
+
+  def remember(self, params: Params, stream: Stream, latents: Float[Array, "B N h w C"]) -> Stream:
+    """`extend_latents`."""
+    memory = self.model.apply({"params": params}, stream.memory, latents, stream.context, method="extend")
+    return dataclasses.replace(stream, memory=memory)
+
+  def decide(
+    self, params: Params, stream: Stream, state: Float[Array, "B S"], words: UInt32[Array, "B 2"], *, steps: int
+  ) -> Float[Array, "B A action_dim"]:
+    """`act` in the model's units."""
     action = self.saved.model_config.action
-    assert action is not None  # `act` has checked
-    noise = jax.random.normal(key, (state.shape[0], self.saved.action_horizon, action.action_dim))
+    assert action is not None  # `normal_states` has checked
+    context = self.model.apply({"params": params}, stream.context, state, method="with_state")
+    noise = _noise(words, (self.saved.action_horizon, action.action_dim))
     schedule = flow_schedule(steps, ACTION_SHIFT)
-    return sampler.sample_actions(self.model, params, memory, noise, schedule, context)[0]
+    return sampler.sample_actions(self.model, params, stream.memory, noise, schedule, context)[0]
 
-  def _imagine_fn(self, params, memory, context, key, *, count, steps, shape):
+  def foresee(
+    self, params: Params, stream: Stream, words: UInt32[Array, "B 2"], *, count: int, steps: int
+  ) -> Float[Array, "B N h w C"]:
+    """`imagine_latents`."""
     video = self.saved.model_config.video
-    noise = jax.random.normal(key, (context.tokens.shape[0], count, *shape, video.channels))
-    schedule = flow_schedule(steps, video_shift(video.tokens_per_frame(*shape), count))
-    return sampler.sample_video(self.model, params, noise, schedule, context, memory=memory)[0]
+    noise = _noise(words, (count, *stream.shape, video.channels))
+    schedule = flow_schedule(steps, video_shift(video.tokens_per_frame(*stream.shape), count))
+    return sampler.sample_video(self.model, params, noise, schedule, stream.context, memory=stream.memory)[0]
 
-  def _batched(self, frames: Frames) -> UInt8[np.ndarray, "B T H W 3"]:
+  def show(self, params: Params, stream: Stream, latents: Float[Array, "B N h w C"]) -> tuple[Array, Any]:
+    """`decode`: uint8 pixels and the codec's state."""
+    video, codec = self.codec.decode(params["codec"], latents, stream.codec)
+    return jnp.round((video + 1) * 127.5).astype(jnp.uint8), codec
+
+  # What is refused, in one line each.
+
+  def batched(self, frames: Frames) -> UInt8[np.ndarray, "B T H W 3"]:
+    """Frames with a batch axis. Raises KairosError unless they are uint8 pictures."""
     frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim not in (4, 5):
       raise KairosError(f"frames are {frames.dtype} {frames.shape}; they must be uint8 [T, H, W, 3] or [B, T, H, W, 3]")
     return frames[None] if frames.ndim == 4 else frames
+
+  def check_frames(self, frames: UInt8[np.ndarray, "B T H W 3"], batch: int, shape: tuple[int, int]) -> None:
+    """Raises KairosError unless the frames continue so many streams of latent frames of this shape."""
+    height, width = (side * self.codec.space_stride for side in shape)
+    if frames.shape[0] != batch or frames.shape[2:] != (height, width, 3):
+      raise KairosError(f"frames are {frames.shape}; this stream continues with [{batch}, T, {height}, {width}, 3]")
+    self.latents_of(frames.shape[1])
+
+  def latents_of(self, frames: int) -> int:
+    """Latents in so many frames that continue a video. Raises KairosError unless they are whole, and one or more."""
+    stride = self.codec.time_stride
+    if frames < 1 or frames % stride:
+      raise KairosError(f"frames is {frames}; it must be a positive multiple of {stride}")
+    return num_latents(self.codec, frames, begins=False)
+
+  def normal_states(self, states: Float[np.ndarray, "B S"], batch: int) -> Float[np.ndarray, "B S"]:
+    """States in the model's units. Raises KairosError for another shape, NaN or infinity, or no action tower."""
+    action = self.saved.model_config.action
+    if action is None:
+      raise KairosError("this model has no action tower: it was not trained through the robot stage")
+    if states.shape != (batch, action.state_dim):
+      raise KairosError(f"state is {states.shape}; it must be {(batch, action.state_dim)}: episodes, numbers")
+    if not np.isfinite(states).all():
+      row = int(np.flatnonzero(~np.isfinite(states).all(axis=1))[0])
+      raise KairosError(f"state of episode {row} is {states[row].tolist()}; all numbers must be finite")
+    return self.saved.state_normalizer.normalize(states)
 
 
 def load(folder: str | Path) -> WorldModel:
@@ -189,6 +216,26 @@ def load(folder: str | Path) -> WorldModel:
   return WorldModel(saved_model.load(folder))
 
 
-def to_uint8(video: Float[Array, "*S"]) -> UInt8[np.ndarray, "*S"]:
-  """[-1, 1] -> 0 .. 255, rounded."""
-  return np.asarray(jnp.round((video + 1) * 127.5)).astype(np.uint8)
+def check_count(name: str, value: int) -> None:
+  """Raises KairosError unless a number of things is 1 or more."""
+  if value < 1:
+    raise KairosError(f"{name} is {value}; it must be 1 or more")
+
+
+def seed_words(seed: int | Sequence[int], batch: int) -> UInt32[np.ndarray, "B 2"]:
+  """One 64-bit seed for each episode as two words; a single seed gives every episode one of its own.
+
+  Raises:
+    KairosError: not one seed for each episode, or a negative one.
+  """
+  if isinstance(seed, int | np.integer):
+    seed = [seeds_lib.derive(int(seed), "episode", row) for row in range(batch)]
+  if len(seed) != batch or any(not 0 <= value < 2**64 for value in seed):
+    raise KairosError(f"seeds {list(seed)} for {batch} episodes; give one of 0 to 2**64 - 1 for each")
+  return np.asarray([(value >> 32, value & 0xFFFFFFFF) for value in map(int, seed)], np.uint32)
+
+
+def _noise(words: UInt32[Array, "B 2"], shape: tuple[int, ...]) -> Float[Array, "B ..."]:
+  """Normal numbers of each episode from its own seed alone, so that no batch changes them."""
+  key = lambda word: jax.random.fold_in(jax.random.key(word[0]), word[1])  # noqa: E731
+  return jax.vmap(lambda word: jax.random.normal(key(word), shape))(words)

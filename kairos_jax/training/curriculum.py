@@ -10,24 +10,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from absl import logging
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from data_pipelines.curriculum import Mixture
 from data_pipelines.loader import make_loader
 from data_pipelines.normalize import Normalizer
 from data_pipelines.reader import ReadReport, read
-from data_pipelines.shards import statistics
-from kairos_jax import codec as codec_lib
-from kairos_jax.bridge import TextBridge, TextBridgeConfig
-from kairos_jax.codec import PcaCodec
+from data_pipelines.shards import read_manifest, statistics
+from kairos_jax import assembly, files, seeds
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import Objective, ObjectiveConfig
+from kairos_jax.interfaces import ContextEncoder, VideoCodec, num_frames, num_latents
 from kairos_jax.interop.saved_model import SavedModel
 from kairos_jax.interop.saved_model import save as save_model
 from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig, WorldActionModel
 from kairos_jax.model.initialize import interpolate_video
 from kairos_jax.model.world_action import init_params
 from kairos_jax.parallel.mesh import make_mesh
+from kairos_jax.training import frozen as frozen_lib
 from kairos_jax.training.loop import train
 from kairos_jax.training.workdir import claim_workdir
 
@@ -54,21 +55,21 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
   workdir.mkdir(parents=True, exist_ok=True)
   claim_workdir(workdir, config)
   sources = {name: Path(config.data.folder) / name for name in config.data.sources}
-  codec = _fitted_codec(workdir / "codec.safetensors", sources, config.codec.channels)
+  codec, encoder = assembly.make_codec(config.codec.to_dict()), assembly.make_encoder(config.bridge.to_dict())
+  frozen = {"codec": _fitted_codec(codec, workdir / "codec.safetensors", sources, seeds.derive(config.seed, "codec"))}
   robot = statistics(sources[config.data.robot])[config.data.robot]
   normalizers = {f"{name}_normalizer": Normalizer.from_statistics(robot[name]) for name in ("action", "state")}
-  bridge = TextBridge(TextBridgeConfig(**config.bridge))
 
   params: Params | None = None
-  for index, (name, steps) in enumerate(stage_steps(config).items()):
+  for name, steps in stage_steps(config).items():
     logging.info("stage %s: %d steps", name, steps)
     stage = config.stages[name]
     towers = model_config(config, with_actions=stage.actions)
     model = WorldActionModel(towers)
-    params = _grow(params, towers, bridge, jax.random.fold_in(jax.random.key(config.seed), index))
+    params = _grow(params, towers, encoder, jax.random.key(seeds.derive(config.seed, "stage", name, "init")))
     objective = Objective(
       model,
-      bridge,
+      encoder,
       codec,
       ObjectiveConfig(
         tasks=stage.tasks.to_dict(),
@@ -87,8 +88,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
       Mixture(stage.mixture.start.to_dict(), stage.mixture.end.to_dict()),
       batch_size=config.train.batch_size // jax.process_count(),
       frames=config.data.frames,
-      seed=config.seed + index,
-      tokenize=bridge.tokenize,
+      seed=seeds.derive(config.seed, "stage", name, "data"),
+      tokenize=lambda text: encoder.tokenize([text])[0],
       steps=steps,
       crop=stage.crop,
       instruction_share=tuple(stage.instruction_share),
@@ -102,21 +103,23 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
       name=name,
       loss_fn=objective,
       params=params,
+      frozen=frozen,
       data=data,
       config=_loop_config(config, stage, steps),
       workdir=workdir / name,
       mesh=make_mesh(),
-      seed=config.seed + index,
+      seed=seeds.derive(config.seed, "stage", name, "noise"),
     )
     if report.shards_skipped or report.records_dropped:
       logging.warning("stage %s left out %d shards and %d records", name, report.shards_skipped, report.records_dropped)
 
   saved = SavedModel(
     model_config=model_config(config, with_actions=True),
-    bridge=bridge.config,
+    encoder=encoder,
     codec=codec,
-    params=jax.device_get(params),
+    params=jax.device_get(frozen_lib.merge(params or {}, frozen)),
     fps=config.data.fps,
+    frame_size=_frame_size(sources[config.data.robot]),
     clip_frames=config.data.frames,
     action_horizon=config.data.action_horizon,
     **normalizers,
@@ -155,7 +158,7 @@ def model_config(config: ConfigDict, *, with_actions: bool) -> WorldActionConfig
   )
 
 
-def _grow(params: Params | None, towers: WorldActionConfig, bridge: TextBridge, key: jax.Array) -> Params:
+def _grow(params: Params | None, towers: WorldActionConfig, encoder: ContextEncoder, key: jax.Array) -> Params:
   """The last stage's weights, with whatever is new in this one."""
   params = params or {}
   parts = ("bridge", "video", "action") if towers.action else ("bridge", "video")
@@ -165,7 +168,7 @@ def _grow(params: Params | None, towers: WorldActionConfig, bridge: TextBridge, 
   def fresh(key: jax.Array, video: Params | None) -> Params:
     model_key, bridge_key = jax.random.split(key)
     tree = init_params(towers, model_key)
-    tree["bridge"] = bridge.init(bridge_key, jnp.zeros((1, bridge.config.tokens), jnp.int32))["params"]
+    tree["bridge"] = encoder.init(bridge_key)
     if "action" in new and video is not None:
       tree["action"] = interpolate_video(video, tree["action"], towers.video)
     return {name: tree[name] for name in new}
@@ -184,15 +187,20 @@ def _loop_config(config: ConfigDict, stage: ConfigDict, steps: int) -> ConfigDic
 _LOOP_KEYS = ("log_every", "checkpoint_every", "max_to_keep", "ema_decay", "grad_accum_steps", "explode_factor")
 
 
-def _fitted_codec(path: Path, sources: dict[str, Path], channels: int) -> PcaCodec:
-  """The run's codec, fitted once to the first clips of every source."""
+def _fitted_codec(codec: VideoCodec, path: Path, sources: dict[str, Path], seed: int) -> Params:
+  """The codec's parameters, fitted once in a run to the first clips of every source."""
   if not path.exists():
     clips = itertools.chain.from_iterable(
       (record.clip.video for record in itertools.islice(read(folder), CODEC_CLIPS)) for folder in sources.values()
     )
-    codec_lib.save(codec_lib.fit((_whole_latents(clip) for clip in clips), channels), path)
-  return codec_lib.load(path)
+    whole = (clip[: num_frames(codec, num_latents(codec, len(clip)))] for clip in clips)
+    files.write_safetensors(path, flatten_dict(jax.device_get(codec.fit(whole, seed)), sep="/"))
+  params = unflatten_dict(files.read_safetensors(path), sep="/")
+  return jax.tree.map(jnp.asarray, params)
 
 
-def _whole_latents(video):
-  return video[: (len(video) - 1) // codec_lib.FRAMES * codec_lib.FRAMES + 1]
+def _frame_size(folder: Path) -> tuple[int, int]:
+  """Height and width of a dataset's frames, pixels."""
+  source = next(iter(read_manifest(folder)["sources"].values()))
+  height, width = source["shapes"]["frame"][:2]
+  return height, width

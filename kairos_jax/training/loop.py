@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from kairos_jax.errors import KairosError
 from kairos_jax.parallel.mesh import batch_sharding, fsdp_sharding
+from kairos_jax.training import frozen as frozen_lib
 from kairos_jax.training import guard
 from kairos_jax.training import state as state_lib
 from kairos_jax.training.checkpoint import Checkpoints
@@ -65,6 +66,7 @@ def train(
   name: str,
   loss_fn: LossFn,
   params: PyTree[Array],
+  frozen: PyTree[Array] = {},  # noqa: B006
   data: grain.DatasetIterator,
   config: ConfigDict,
   workdir: Path | str,
@@ -79,7 +81,8 @@ def train(
   Args:
     name: of the stage, for the display.
     loss_fn: (params, batch, key) -> (scalar loss, dict of scalar metrics), see `step.make_train_step`.
-    params: initial weights, left untouched.
+    params: initial weights of what trains, left untouched.
+    frozen: weights that `loss_fn` reads beside them: no gradient, no average, and their hash alone in a checkpoint.
     data: batches as dicts of numpy arrays [B, ...] with "id", the record ids; its position is saved and restored.
     config: steps, log_every, checkpoint_every, max_to_keep (checkpoints), ema_decay, grad_accum_steps,
       explode_factor, optimizer.
@@ -103,6 +106,8 @@ def train(
   create = partial(state_lib.create, optimizer=optimizer, key=jax.random.key(seed))
   abstract = jax.eval_shape(create, params)
   sharding = fsdp_sharding(mesh, abstract)
+  frozen = jax.device_put(frozen, fsdp_sharding(mesh, frozen))
+  hashes = frozen_lib.content_hashes(frozen)
   train_step = make_train_step(loss_fn, optimizer, config.ema_decay, config.grad_accum_steps, sharding)
 
   with _sigterm_noted() as sigterm, Checkpoints(workdir / "checkpoints", config.max_to_keep) as checkpoints:
@@ -111,6 +116,7 @@ def train(
     if start:
       to_restore = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, sharding)
       state, meta = checkpoints.restore(to_restore, data)
+      frozen_lib.check_hashes(meta["frozen"], hashes, str(workdir / "checkpoints"))
     else:
       state, meta = jax.jit(create, out_shardings=sharding)(params), {"losses": [], "window": []}
     watch = guard.LossGuard(config.explode_factor, meta["losses"])
@@ -139,7 +145,7 @@ def train(
         if batch is None:
           raise KairosError(f"{name}: the data ended after {number} of {steps} steps")
         limit = watch.limit()
-        state, metrics = train_step(state, _to_devices(batch, mesh, config.grad_accum_steps), number, limit)
+        state, metrics = train_step(state, frozen, _to_devices(batch, mesh, config.grad_accum_steps), number, limit)
         if in_flight:
           settle(in_flight)
         in_flight = _InFlight(number, limit, metrics, [str(record) for record in batch["id"]])
@@ -148,7 +154,7 @@ def train(
         if (number + 1) % config.checkpoint_every == 0 or number + 1 == steps or sigterm:
           settle(in_flight)
           in_flight = None
-          checkpoints.save(state, {"losses": watch.losses, "window": list(window)}, data)
+          checkpoints.save(state, {"losses": watch.losses, "window": list(window), "frozen": hashes}, data)
           if sigterm:
             progress.announce(f"SIGTERM: saved step {number + 1}; start again to go on")
             break

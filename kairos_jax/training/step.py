@@ -9,12 +9,13 @@ import optax
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from kairos_jax.training import frozen as frozen_lib
 from kairos_jax.training.state import TrainState
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
 LossFn = Callable[[PyTree[Array], Batch, PRNGKeyArray], tuple[Float[Array, ""], Metrics]]
-TrainStep = Callable[[TrainState, Batch, int, np.float32], tuple[TrainState, Metrics]]
+TrainStep = Callable[[TrainState, PyTree[Array], Batch, int, np.float32], tuple[TrainState, Metrics]]
 
 
 def ema_decay_at(step: Array, decay: float) -> Float[Array, ""]:
@@ -28,12 +29,15 @@ def _microbatches(batch: Batch, parts: int) -> Batch:
 
 
 def _loss_and_gradients(
-  loss_fn: LossFn, params: PyTree[Array], batch: Batch, key: PRNGKeyArray, grad_accum_steps: int
+  loss_fn: LossFn, params: PyTree[Array], frozen: PyTree[Array], batch: Batch, key: PRNGKeyArray, grad_accum_steps: int
 ) -> tuple[Array, Metrics, PyTree[Array]]:
   """Means over the micro-batches; equal to one big batch where the loss is a plain mean over its samples."""
 
+  def loss_of(params, *xs):
+    return loss_fn(frozen_lib.merge(params, frozen), *xs)
+
   def add(total, xs):
-    (loss, metrics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, *xs)
+    (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(params, *xs)
     return jax.tree.map(jnp.add, total, gradients), (loss, metrics)
 
   zeros = jax.tree.map(jnp.zeros_like, params)
@@ -50,14 +54,15 @@ def make_train_step(
   grad_accum_steps: int,
   state_sharding: PyTree[NamedSharding] | None = None,
 ) -> TrainStep:
-  """Compiles `train_step(state, batch, number, limit) -> (state, metrics)`; the state passed in is donated.
+  """Compiles `train_step(state, frozen, batch, number, limit) -> (state, metrics)`; the state passed in is donated.
 
   The update is applied only if the loss and the gradients' norm are finite, the loss is at most `limit`, and
   `state.step == number`. Otherwise the state comes back untouched, its step too. So once one update is refused, all
   later ones are, and a host that reads metrics one step late still holds the state from before the bad update.
 
   Args:
-    loss_fn: (params, batch, key) -> (scalar loss, dict of scalar metrics).
+    loss_fn: (params, batch, key) -> (scalar loss, dict of scalar metrics); params are the state's and the frozen ones
+      together, and only the state's have a gradient.
     optimizer: for example `optimizer.make_optimizer(...)`.
     ema_decay: final decay of the moving average, see `ema_decay_at`.
     grad_accum_steps: number of micro-batches; divides the batch size.
@@ -67,9 +72,11 @@ def make_train_step(
     The step. Metrics are those of `loss_fn` plus "loss", "grad_norm" (before clipping) and "finite" (bool).
   """
 
-  def train_step(state: TrainState, batch: Batch, number: int, limit: np.float32) -> tuple[TrainState, Metrics]:
+  def train_step(
+    state: TrainState, frozen: PyTree[Array], batch: Batch, number: int, limit: np.float32
+  ) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    loss, metrics, gradients = _loss_and_gradients(loss_fn, state.params, batch, key, grad_accum_steps)
+    loss, metrics, gradients = _loss_and_gradients(loss_fn, state.params, frozen, batch, key, grad_accum_steps)
     grad_norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 

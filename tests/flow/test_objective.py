@@ -8,21 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kairos_jax import codec as codec_lib
-from kairos_jax.bridge import TextBridge, TextBridgeConfig
+from kairos_jax import assembly
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import Objective, ObjectiveConfig
 from kairos_jax.model import WorldActionModel
 from tests.model import tiny
 
 BATCH, FRAMES, CHUNK = 3, 13, 5
-MIXTURE = tiny.config(layers=("SWA", "GATED"))
-BRIDGE = TextBridge(TextBridgeConfig(vocabulary=32, tokens=6, dim=8, text_dim=12))
+TOWERS = tiny.config(layers=("SWA", "GATED"))
+ENCODER = assembly.make_encoder(dict(kind="words", vocabulary=32, tokens=6, dim=8, text_dim=12))
+CODEC = assembly.make_codec(dict(kind="pca", channels=3))
 
 
 @pytest.fixture(scope="module")
-def codec():
-  return codec_lib.fit(np.random.default_rng(0).integers(0, 256, (4, 5, 16, 16, 3), dtype=np.uint8), channels=3)
+def params():
+  """Of the parts around the towers."""
+  clips = np.random.default_rng(0).integers(0, 256, (4, 5, 16, 16, 3), dtype=np.uint8)
+  return {"codec": CODEC.fit(clips, 0), "bridge": ENCODER.init(jax.random.key(0))}
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +33,12 @@ def batch():
   return {
     "video": rng.integers(0, 256, (BATCH, FRAMES, 16, 16, 3), dtype=np.uint8),
     "length": np.array([13, 9, 5], np.int32),
-    "tokens": np.stack([BRIDGE.tokenize(text) for text in ("push the ball", "wait", "")]),
+    "tokens": ENCODER.tokenize(["push the ball", "wait", ""]),
     "action": rng.standard_normal((BATCH, FRAMES - 1, 4)).astype(np.float32),
     "action_mask": np.arange(FRAMES - 1) < np.array([[12], [3], [0]]),
     "state": rng.standard_normal((BATCH, FRAMES, 5)).astype(np.float32),
     "state_mask": np.ones((BATCH, FRAMES), bool),
   }
-
-
-@pytest.fixture(scope="module")
-def bridge_params():
-  return BRIDGE.init(jax.random.key(0), np.zeros((1, 6), np.int32))["params"]
 
 
 @dataclasses.dataclass
@@ -53,7 +50,7 @@ class Oracle:
 
   clean: np.ndarray
   actions: np.ndarray | None = None
-  config = SimpleNamespace(video=MIXTURE.video)
+  config = SimpleNamespace(video=TOWERS.video)
 
   def apply(self, params, latents, timestep, *args, method, num_observed=None, length=None, action_num_observed=None):
     if method == "with_state":
@@ -78,22 +75,22 @@ def config_of(**changes):
   return ObjectiveConfig(**{**dict(tasks={"ti2v": 1.0}, max_observed=1), **changes})
 
 
-def objective_of(codec, config, model, **normalizers):
-  return Objective(model, BRIDGE, codec, config, **normalizers)
+def objective_of(config, model, **normalizers):
+  return Objective(model, ENCODER, CODEC, config, **normalizers)
 
 
-def oracle_of(codec, batch):
+def oracle_of(params, batch):
   actions = np.where(batch["action_mask"][..., None], batch["action"], 0)[:, :CHUNK]
-  return Oracle(np.asarray(codec_lib.encode(codec, batch["video"])), actions)
+  return Oracle(np.asarray(CODEC.encode(params["codec"], batch["video"])[0]), actions)
 
 
 @pytest.mark.parametrize("tasks", [{"ti2v": 1.0}, {"t2v": 1.0}, {"ti2v": 1, "unconditional": 1, "image": 1, "i2v": 1}])
-def test_a_model_that_knows_the_data_has_no_loss(codec, batch, bridge_params, tasks):
+def test_a_model_that_knows_the_data_has_no_loss(params, batch, tasks):
   """And what it says of observed and padded frames does not count."""
-  model = oracle_of(codec, batch)
-  objective = objective_of(codec, config_of(tasks=tasks, max_observed=2), model)
+  model = oracle_of(params, batch)
+  objective = objective_of(config_of(tasks=tasks, max_observed=2), model)
   for seed in range(3):
-    loss, metrics = objective({"bridge": bridge_params}, batch, jax.random.key(seed))
+    loss, metrics = objective(params, batch, jax.random.key(seed))
     assert float(loss) < 1e-6 and set(metrics) == {"loss", "loss_video"}
   latents = (batch["length"] - 1) // 4 + 1
   assert (np.asarray(model.seen["length"]) <= latents).all()
@@ -101,32 +98,32 @@ def test_a_model_that_knows_the_data_has_no_loss(codec, batch, bridge_params, ta
     np.testing.assert_array_equal(model.seen["latents"][clip, :num_observed], model.clean[clip, :num_observed])
 
 
-def test_noise_draws_share_a_clip_and_each_has_its_own_noise(codec, batch, bridge_params):
-  model = oracle_of(codec, batch)
-  objective = objective_of(codec, config_of(action_horizon=CHUNK, chunks_per_clip=4), model)
-  loss, metrics = objective({"bridge": bridge_params}, batch, jax.random.key(0))
+def test_noise_draws_share_a_clip_and_each_has_its_own_noise(params, batch):
+  model = oracle_of(params, batch)
+  objective = objective_of(config_of(action_horizon=CHUNK, chunks_per_clip=4), model)
+  loss, metrics = objective(params, batch, jax.random.key(0))
   assert float(loss) < 1e-6 and set(metrics) == {"loss", "loss_video", "loss_action"}
   assert model.seen["actions"].shape == (4 * BATCH, CHUNK, 4)
   assert len(set(np.asarray(model.seen["action_timestep"]).tolist())) == 4 * BATCH
 
 
-def test_loss_adds_the_weighted_action_loss(codec, batch, bridge_params):
-  model = oracle_of(codec, batch)
+def test_loss_adds_the_weighted_action_loss(params, batch):
+  model = oracle_of(params, batch)
   model.actions = model.actions + 1.0
-  objective = objective_of(codec, config_of(action_horizon=CHUNK, action_weight=0.5), model)
-  loss, metrics = objective({"bridge": bridge_params}, batch, jax.random.key(0))
+  objective = objective_of(config_of(action_horizon=CHUNK, action_weight=0.5), model)
+  loss, metrics = objective(params, batch, jax.random.key(0))
   assert float(metrics["loss_action"]) > 0.1
   np.testing.assert_allclose(loss, metrics["loss_video"] + 0.5 * metrics["loss_action"], rtol=1e-6)
 
 
-def test_actions_follow_the_observed_frames(codec, batch, bridge_params):
+def test_actions_follow_the_observed_frames(params, batch):
   """A chunk begins, and the state is taken, at the last observed frame; both in the model's units."""
-  model = oracle_of(codec, batch)
+  model = oracle_of(params, batch)
   steps = np.arange(FRAMES - 1, dtype=np.float32)[None, :, None] * np.ones((BATCH, 1, 4), np.float32)
   frames = np.arange(FRAMES, dtype=np.float32)[None, :, None] * np.ones((BATCH, 1, 5), np.float32)
   marked = {**batch, "action": steps, "state": frames}
   units = dict(normalize_action=lambda x: x / 10, normalize_state=lambda x: -x)
-  objective = objective_of(codec, config_of(action_horizon=CHUNK, max_observed=3), model, **units)
+  objective = objective_of(config_of(action_horizon=CHUNK, max_observed=3), model, **units)
   num_observed = jnp.array([1, 2, 3])
   actions, mask, state, _ = objective._decisions(marked, num_observed)
   want = 4 * (np.array([1, 2, 3]) - 1)[:, None] + np.arange(CHUNK)
@@ -136,10 +133,10 @@ def test_actions_follow_the_observed_frames(codec, batch, bridge_params):
   np.testing.assert_array_equal(state[:, 0], [0, -4, -8])
 
 
-def test_padding_and_unlabeled_actions_do_not_matter(codec, batch, bridge_params):
+def test_padding_and_unlabeled_actions_do_not_matter(params, batch):
   """With the real model: whatever lies behind a clip's end or an action's mask, the loss is the same."""
-  params = {**tiny.params(MIXTURE), "bridge": bridge_params}
-  objective = objective_of(codec, config_of(action_horizon=CHUNK, max_observed=2), WorldActionModel(MIXTURE))
+  params = {**tiny.params(TOWERS), **params}
+  objective = objective_of(config_of(action_horizon=CHUNK, max_observed=2), WorldActionModel(TOWERS))
   run = jax.jit(lambda *args: objective(*args))
   want, metrics = run(params, batch, jax.random.key(0))
   assert np.isfinite(want) and metrics["loss_video"] > 0.1 and metrics["loss_action"] > 0.1
@@ -154,9 +151,9 @@ def test_padding_and_unlabeled_actions_do_not_matter(codec, batch, bridge_params
   assert run(params, changed, jax.random.key(0))[0] != want
 
 
-def test_tasks_follow_their_weights(codec):
+def test_tasks_follow_their_weights():
   weights = {"t2v": 1.0, "ti2v": 5.0, "i2v": 2.0, "image": 2.0, "unconditional": 0.0}
-  objective = objective_of(codec, config_of(tasks=weights, text_dropout=0.25), None)
+  objective = objective_of(config_of(tasks=weights, text_dropout=0.25), None)
   observed, text, length = objective._draw_tasks(jax.random.key(0), jnp.full(20_000, 4))
   shares = {
     "observed": (observed.mean(), 0.7),
@@ -168,10 +165,10 @@ def test_tasks_follow_their_weights(codec):
     assert abs(float(got) - want) < 0.015, name
 
 
-def test_hidden_text_is_the_empty_text(codec, batch, bridge_params):
-  model = oracle_of(codec, batch)
-  objective_of(codec, config_of(tasks={"i2v": 1.0}), model)({"bridge": bridge_params}, batch, jax.random.key(0))
-  empty = BRIDGE.apply({"params": bridge_params}, BRIDGE.tokenize("")[None])
+def test_hidden_text_is_the_empty_text(params, batch):
+  model = oracle_of(params, batch)
+  objective_of(config_of(tasks={"i2v": 1.0}), model)(params, batch, jax.random.key(0))
+  empty = ENCODER.encode(params["bridge"], ENCODER.tokenize([""]))
   for clip in range(BATCH):
     np.testing.assert_array_equal(model.seen["context"].tokens[clip], empty.tokens[0])
     np.testing.assert_array_equal(model.seen["context"].mask[clip], empty.mask[0])

@@ -21,24 +21,23 @@ def test_what_is_saved_is_loaded(tmp_path, model):
   saved_model.save(tmp_path / "model", model)
   for folder in (tmp_path, tmp_path / "model"):
     loaded = saved_model.load(folder)
-    for field in ("model_config", "bridge", "fps", "clip_frames", "action_horizon"):
+    for field in ("model_config", "codec", "encoder", "fps", "frame_size", "clip_frames", "action_horizon"):
       assert getattr(loaded, field) == getattr(model, field), field
-    for field in ("params", "codec"):
-      jax.tree.map(np.testing.assert_array_equal, getattr(loaded, field), getattr(model, field))
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, model.params)
     for field in ("action_normalizer", "state_normalizer"):
       x = np.linspace(-1, 1, 3, dtype=np.float32)
       np.testing.assert_array_equal(getattr(loaded, field).normalize(x), getattr(model, field).normalize(x))
 
 
 def test_a_model_without_actions(tmp_path, model):
-  params = {name: model.params[name] for name in ("video", "bridge")}
+  params = {name: model.params[name] for name in ("video", "bridge", "codec")}
   model_config = dataclasses.replace(model.model_config, action=None)
   saved_model.save(tmp_path, dataclasses.replace(model, model_config=model_config, params=params))
   loaded = saved_model.load(tmp_path)
-  assert loaded.model_config.action is None and set(loaded.params) == {"video", "bridge"}
+  assert loaded.model_config.action is None and set(loaded.params) == {"video", "bridge", "codec"}
 
 
-@pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "codec.safetensors"])
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
 def test_unfinished_and_damaged_models_are_refused_in_one_line(tmp_path, model, name):
   saved_model.save(tmp_path, model)
   (tmp_path / name).write_bytes(b"\xff" * 16)

@@ -68,7 +68,7 @@ def train_on(mesh):
   data, losses = toy.make_data(batch=16), []
   for number in range(5):
     batch = {name: value for name, value in next(data).items() if name != "id"}
-    state, metrics = step(state, jax.device_put(batch, mesh_lib.batch_sharding(mesh)), number, np.float32(np.inf))
+    state, metrics = step(state, {}, jax.device_put(batch, mesh_lib.batch_sharding(mesh)), number, np.float32(np.inf))
     losses.append(np.asarray(metrics["loss"]))
   assert step._cache_size() == 1
   return losses, jax.tree.map(np.array, state.params), jax.tree.map(lambda x: spec(x.sharding), state.params)

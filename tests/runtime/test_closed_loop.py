@@ -5,6 +5,8 @@ import types
 
 import numpy as np
 
+from kairos_jax import seeds
+from kairos_jax.codec import PcaCodec
 from kairos_jax.runtime.closed_loop import model_policy, random_policy, run_episodes
 
 
@@ -41,6 +43,7 @@ class Model:
   def __init__(self, clip_frames=21):
     self.calls = []
     self.saved = types.SimpleNamespace(clip_frames=clip_frames)
+    self.codec = PcaCodec()
 
   def prefill(self, frames, instruction):
     self.calls.append(("prefill", frames[:, :, 0, 0, 0].tolist(), instruction))
@@ -75,9 +78,9 @@ def test_model_policy_remembers_every_frame_and_plans_anew_after_a_latent_frame(
   run_episodes([Counter(8)], [0], model_policy(model, "count", steps=3, seed=10))
   assert model.calls == [
     ("prefill", [[0]], "count"),
-    ("act", 1, [0.0], 11, 3),
+    ("act", 1, [0.0], seeds.derive(10, "policy", 1), 3),
     ("extend", [[1, 2, 3, 4]], 1),
-    ("act", 2, [4.0], 12, 3),
+    ("act", 2, [4.0], seeds.derive(10, "policy", 2), 3),
   ]
 
 
@@ -97,6 +100,6 @@ def test_blind_policy_sees_black():
 
 def test_random_policy_is_seeded_and_within_the_limits():
   states = np.zeros((2, 3))
-  first, second = (random_policy(3, seed=1)(None, states) for _ in range(2))
+  first, second = (random_policy(3, 4, seed=1)(None, states) for _ in range(2))
   np.testing.assert_array_equal(first, second)
   assert first.shape == (2, 4, 3) and np.abs(first).max() <= 1 and not np.array_equal(first[0], first[1])

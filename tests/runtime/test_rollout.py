@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from kairos_jax import seeds
 from kairos_jax.errors import KairosError
+from kairos_jax.model.memory import require_constant_size
 from kairos_jax.runtime import WorldModel, rollout
 from kairos_jax.runtime.rollout import Cost
 from tests import tiny
@@ -28,8 +30,9 @@ def test_chunks_are_what_imagining_and_extending_by_hand_gives(model):
   assert [x.shape for x in got] == [(8, tiny.SIZE, tiny.SIZE, 3)] * 3 and got[0].dtype == np.uint8  # 17 rounded up
   stream = model.prefill(tiny.frames(5), "go on")
   for index, chunk in enumerate(got):
-    latents = model.imagine_latents(stream, 2, seed=3 + index)
-    np.testing.assert_array_equal(model.decode_next(latents)[0], chunk)
+    latents = model.imagine_latents(stream, 2, seed=seeds.derive(3, "rollout", index))
+    pixels, stream = model.decode(stream, latents)
+    np.testing.assert_array_equal(pixels[0], chunk)
     stream = model.extend_latents(stream, latents)
 
 
@@ -53,9 +56,9 @@ def test_the_stream_stays_of_one_size_and_nothing_is_compiled_again(model, monke
   monkeypatch.setattr(model, "extend_latents", lambda *args: streams.append(extend(*args)) or streams[-1])
   chunks = rollout.rollout(model, tiny.frames(5), "go on", frames=80, chunk=8)
   next(chunks)
-  compiled = [f._cache_size() for f in (model._imagine, model._extend, model._decode_next)]
+  compiled = [f._cache_size() for f in (model._imagine, model._extend_latents, model._decode)]
   list(chunks)
-  assert [f._cache_size() for f in (model._imagine, model._extend, model._decode_next)] == compiled
+  assert [f._cache_size() for f in (model._imagine, model._extend_latents, model._decode)] == compiled
   shapes = {str(jax.tree.map(lambda x: (x.shape, x.dtype), s.memory)) for s in streams}
   assert len(streams) == 10 and len(shapes) == 1
 
@@ -86,10 +89,10 @@ def test_a_memory_that_grows_is_refused(tiny_saved, config, line):
 
 
 def test_a_video_model_without_actions_streams():
-  rollout.require_constant_memory(dataclasses.replace(tiny.model_config(), action=None))
+  require_constant_size(dataclasses.replace(tiny.model_config(), action=None))
 
 
-@pytest.mark.parametrize("frames, chunk, line", [(0, 8, "0 frames"), (8, 6, "chunk is 6"), (8, 0, "chunk is 0")])
+@pytest.mark.parametrize("frames, chunk, line", [(0, 8, "0 frames"), (8, 6, "frames is 6"), (8, 0, "frames is 0")])
 def test_bad_lengths(model, frames, chunk, line):
   with pytest.raises(KairosError, match=line):
     rollout.rollout(model, tiny.frames(5), "go on", frames, chunk)

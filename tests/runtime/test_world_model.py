@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,20 +17,44 @@ def model(tiny_saved):
 
 
 def test_a_batch_is_its_episodes_one_by_one(model):
-  """Prefill, extend and act: episodes do not read each other, and each may have its own instruction."""
+  """Whatever their order and company: each has its own instruction, state and noise."""
   first, later = np.stack([tiny.frames(5, seed=i) for i in (0, 1)]), np.stack([tiny.frames(4, seed=i) for i in (2, 3)])
   states, texts = np.array([[0.1, 0.2, 0.3], [-0.5, 0.0, 0.5]], np.float32), ["push", "pull it"]
   stream = model.extend(model.prefill(first, texts), later)
-  assert stream.batch == 2 and int(stream.memory.position) == 3
-  got = model.act(stream, states, steps=2)
+  assert stream.batch == 2 and stream.memory.position.tolist() == [3, 3]
+  got = model.act(stream, states, seed=[7, 2**40], steps=2)
+  pixels = model.imagine(stream, 4, seed=[7, 2**40], steps=2)
   assert got.shape == (2, model.saved.action_horizon, 3)
-  swapped = model.extend(model.prefill(first[::-1], texts[::-1]), later[::-1])
-  noise = model.act(stream, states, steps=2, seed=1)
-  assert np.abs(noise - got).max() > 1e-3  # another seed, other actions
-  # The noise belongs to the place in the batch, so equal episodes are compared in equal places.
-  same = model.extend(model.prefill(first[[0, 0]], texts[0]), later[[0, 0]])
-  np.testing.assert_allclose(model.act(same, states[[0, 0]], steps=2)[0], got[0], atol=1e-4)
-  assert np.abs(model.act(swapped, states[::-1], steps=2)[0] - got[0]).max() > 1e-3
+  for row, seed in enumerate((7, 2**40)):
+    alone = model.extend(model.prefill(first[row], texts[row]), later[row])
+    np.testing.assert_allclose(model.act(alone, states[row], seed=[seed], steps=2), got[row], atol=1e-5)
+    alone_pixels = model.imagine(alone, 4, seed=[seed], steps=2)[0]
+    np.testing.assert_allclose(alone_pixels.astype(int), pixels[row].astype(int), atol=1)
+  for other in ([7, 2**40 + 1], [8, 2**40], 0):
+    assert np.abs(model.act(stream, states, seed=other, steps=2) - got).max() > 1e-3
+
+
+def test_one_seed_gives_each_episode_its_own_noise(model):
+  stream, states = model.prefill(np.stack([tiny.frames(5)] * 2), "push"), np.zeros((2, 3), np.float32)
+  one, two = model.act(stream, states, seed=3, steps=2)
+  assert np.abs(one - two).max() > 1e-3
+
+
+def test_parameters_are_arguments_of_what_is_compiled(model):
+  """No constant that is as large as a weight matrix lies in the program, nor one of the codec's."""
+  frames, tokens = tiny.frames(5)[None], model.encoder.tokenize(["push"])
+  stream = model.prefill(frames, "push")
+  words, state = np.zeros((1, 2), np.uint32), np.zeros((1, 3), np.float32)
+  programs = {
+    "begin": jax.make_jaxpr(model.begin)(model.params, frames, tokens),
+    "see": jax.make_jaxpr(model.see)(model.params, stream, tiny.frames(4)[None]),
+    "decide": jax.make_jaxpr(lambda *a: model.decide(*a, steps=2))(model.params, stream, state, words),
+    "show": jax.make_jaxpr(model.show)(model.params, stream, np.zeros((1, 1, 2, 2, tiny.CHANNELS), np.float32)),
+  }
+  weights = [np.asarray(leaf) for leaf in jax.tree.leaves(model.params)]
+  for name, program in programs.items():
+    for constant in map(np.asarray, program.consts):
+      assert not any(w.shape == constant.shape and w.size > 8 and np.allclose(w, constant) for w in weights), name
 
 
 def test_a_saved_and_loaded_model_acts_in_the_robots_units(model, tmp_path):
@@ -48,9 +73,18 @@ def test_errors_are_one_line(model, tiny_saved):
     lambda: model.prefill(tiny.frames(4), "push"): r"1 \+ 4n",
     lambda: model.prefill(tiny.frames(1).astype(np.float32), "push"): "must be uint8",
     lambda: model.prefill(tiny.frames(1), ["push", "pull"]): "2 instructions for 1 episodes",
-    lambda: model.extend(stream, tiny.frames(5)): "4n",
+    lambda: model.extend(stream, tiny.frames(5)): "positive multiple of 4",
     lambda: model.imagine(stream, frames=6): "multiple of 4",
     lambda: model.act(stream, np.zeros(4, np.float32)): r"\(1, 4\); it must be \(1, 3\)",
+    lambda: model.extend(stream, np.stack([tiny.frames(4)] * 2)): r"continues with \[1, T, 16, 16, 3\]",
+    lambda: model.extend(stream, tiny.frames(4, size=24)): r"continues with \[1, T, 16, 16, 3\]",
+    lambda: model.extend(stream, tiny.frames(0)): "frames is 0",
+    lambda: model.imagine(stream, frames=0): "frames is 0",
+    lambda: model.imagine(stream, frames=4, steps=0): "steps is 0",
+    lambda: model.act(stream, np.zeros(3), steps=0): "steps is 0",
+    lambda: model.act(stream, np.array([0, np.nan, 0])): "all numbers must be finite",
+    lambda: model.act(stream, np.array([0, 0, -np.inf])): "all numbers must be finite",
+    lambda: model.act(stream, np.zeros(3), seed=[1, 2]): "give one of 0",
     lambda: model.act(stream, np.zeros((2, 3), np.float32)): r"\(2, 3\); it must be \(1, 3\)",
     lambda: WorldModel(dataclasses.replace(tiny_saved, model_config=model_config)).act(
       stream, np.zeros(3)

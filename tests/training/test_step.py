@@ -29,8 +29,8 @@ def batch_of(rows, seed=0):
 def test_accumulation_equals_one_big_batch():
   optimizer = optax.sgd(0.1)
   batch = batch_of(12)
-  whole, metrics = make_train_step(quadratic, optimizer, 0.9, 1)(start(optimizer), batch, 0, INF)
-  split, metrics_of_split = make_train_step(quadratic, optimizer, 0.9, 4)(start(optimizer), batch, 0, INF)
+  whole, metrics = make_train_step(quadratic, optimizer, 0.9, 1)(start(optimizer), {}, batch, 0, INF)
+  split, metrics_of_split = make_train_step(quadratic, optimizer, 0.9, 4)(start(optimizer), {}, batch, 0, INF)
   np.testing.assert_allclose(split.params["kernel"], whole.params["kernel"], rtol=1e-5, atol=1e-7)
   for name in ("loss", "grad_norm"):
     np.testing.assert_allclose(metrics_of_split[name], metrics[name], rtol=1e-5)
@@ -44,7 +44,7 @@ def test_ema_follows_with_warm_up():
   state, step = start(optimizer), make_train_step(quadratic, optimizer, 0.9, 1)
   ema = np.asarray(state.params["kernel"])
   for number in range(3):
-    state, _ = step(state, batch_of(4, number), number, INF)
+    state, _ = step(state, {}, batch_of(4, number), number, INF)
     decay = (1 + number) / (10 + number)
     ema = decay * ema + (1 - decay) * np.asarray(state.params["kernel"])
   np.testing.assert_allclose(state.ema["kernel"], ema, rtol=1e-5)
@@ -63,11 +63,11 @@ def test_bad_update_and_all_later_ones_are_refused(loss_fn, limit, finite):
   optimizer = optax.adam(0.1)
   bad, good = (make_train_step(fn, optimizer, 0.9, 1) for fn in (loss_fn, quadratic))
   before = jax.tree.map(np.array, start(optimizer))
-  state, metrics = bad(start(optimizer), batch_of(4), 0, limit)
+  state, metrics = bad(start(optimizer), {}, batch_of(4), 0, limit)
   assert bool(metrics["finite"]) is finite
-  state, _ = good(state, batch_of(4), 1, INF)  # what a host sends that did not read the metrics yet
+  state, _ = good(state, {}, batch_of(4), 1, INF)  # what a host sends that did not read the metrics yet
   jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, state), before)
-  state, _ = good(state, batch_of(4), 0, INF)
+  state, _ = good(state, {}, batch_of(4), 0, INF)
   assert state.step == 1 and not np.array_equal(state.params["kernel"], before.params["kernel"])
 
 
@@ -82,7 +82,7 @@ def test_key_depends_on_step_and_seed():
   for seed in (0, 0, 1):
     state = start(optimizer, seed)
     for number in range(2):
-      state, metrics = step(state, batch_of(2), number, INF)
+      state, metrics = step(state, {}, batch_of(2), number, INF)
       draws.append(float(metrics["draw"]))
   assert draws[:2] == draws[2:4] and len(set(draws)) == 4
 
@@ -93,7 +93,7 @@ def test_compiled_once_and_donated():
   first = state = create(params, optimizer, jax.random.key(0))
   step = make_train_step(quadratic, optimizer, 0.9, 1)
   for number in range(3):
-    state, _ = step(state, batch_of(4), number, INF)
+    state, _ = step(state, {}, batch_of(4), number, INF)
   assert step._cache_size() == 1
   assert first.params["kernel"].is_deleted() and not params["kernel"].is_deleted()
 
@@ -105,6 +105,6 @@ def test_toy_learns():
   losses = []
   for number in range(60):
     batch = next(data)
-    state, metrics = step(state, {"x": batch["x"], "y": batch["y"]}, number, INF)
+    state, metrics = step(state, {}, {"x": batch["x"], "y": batch["y"]}, number, INF)
     losses.append(float(metrics["loss"]))
   assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])

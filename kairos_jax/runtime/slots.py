@@ -1,0 +1,160 @@
+"""Many episodes that come and go, in a pool of slots whose memory never moves.
+
+Example:
+  slots = Slots(model, capacity=8)
+  slots.insert(3, model.prefill(first_frame, "touch the red ball"))
+  slots.extend([3, 5], frames)              # any subset steps together, each at its own position
+  actions = slots.act([3], states, seeds=[7])
+  slots.fork(3, 6)                          # slot 6 goes on from where slot 3 is
+  slots.drop([5])
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int32, UInt8
+
+from kairos_jax.errors import KairosError
+from kairos_jax.model.memory import require_constant_size
+from kairos_jax.runtime import stream as stream_lib
+from kairos_jax.runtime.stream import Stream
+from kairos_jax.runtime.world_model import Params, WorldModel, check_count, seed_words
+
+
+class Slots:
+  """A pool of streams of one picture size.
+
+  A call for n slots runs at the next batch size of 1, 2, 4, 8, ... with the rest masked out, so each method compiles
+  once for a batch size and a number of frames, whatever slots are meant. Buffers are donated: they are updated in
+  place, and a failed check leaves them as they were. Not thread-safe.
+
+  Attributes:
+    capacity: number of slots.
+    occupied: which of them hold a stream.
+  """
+
+  def __init__(self, model: WorldModel, capacity: int):
+    """Makes empty slots; their buffers are allocated when the first stream is inserted.
+
+    Raises:
+      KairosError: the capacity is below 1, or the model's memory grows with its history.
+    """
+    check_count("capacity", capacity)
+    require_constant_size(model.saved.model_config)
+    self.capacity = capacity
+    self.occupied: set[int] = set()
+    self._model = model
+    self._pool: Stream | None = None
+    self._put = jax.jit(stream_lib.put, donate_argnums=0)
+    self._fork = jax.jit(_fork, donate_argnums=0)
+    self._extend = jax.jit(self._extend_fn, donate_argnums=1)
+    self._act = jax.jit(self._act_fn, static_argnames="steps")
+    self._imagine = jax.jit(self._imagine_fn, static_argnames=("count", "steps"))
+
+  def insert(self, slot: int, stream: Stream) -> None:
+    """Puts a stream of one episode into a slot, in place of what was there.
+
+    Raises:
+      KairosError: no such slot, more than one episode, or another picture size than the streams before.
+    """
+    if stream.batch != 1:
+      raise KairosError(f"a slot holds one episode; the stream has {stream.batch}")
+    if not 0 <= slot < self.capacity:
+      raise KairosError(f"slot {slot} does not exist; there are 0 to {self.capacity - 1}")
+    if self._pool is None:
+      self._pool = _empty(stream, self.capacity)
+    if stream.shape != self._pool.shape:
+      raise KairosError(f"latent frames of the stream are {stream.shape}; those of the slots are {self._pool.shape}")
+    self._pool = self._put(self._pool, np.asarray([slot], np.int32), stream)
+    self.occupied.add(slot)
+
+  def drop(self, slots: Sequence[int]) -> None:
+    """Forgets streams. Raises KairosError for an empty slot."""
+    self._check(slots)
+    self.occupied -= set(slots)
+
+  def fork(self, source: int, target: int) -> None:
+    """Copies a stream into another slot, in place of what was there. Raises KairosError for an empty source."""
+    self._check([source])
+    if not 0 <= target < self.capacity:
+      raise KairosError(f"slot {target} does not exist; there are 0 to {self.capacity - 1}")
+    self._pool = self._fork(self._pool, np.int32(source), np.int32(target))
+    self.occupied.add(target)
+
+  def extend(self, slots: Sequence[int], frames: UInt8[np.ndarray, "N T H W 3"]) -> None:
+    """Makes new frames history of some streams. Raises KairosError as `WorldModel.extend` does."""
+    pool = self._check(slots)
+    frames = self._model.batched(frames)
+    self._model.check_frames(frames, len(slots), pool.shape)
+    index, frames = self._bucket(slots, frames)
+    self._pool = self._extend(self._model.params, pool, index, frames)
+
+  def act(
+    self, slots: Sequence[int], states: Float[np.ndarray, "N S"], *, seeds: Sequence[int], steps: int = 3
+  ) -> Float[np.ndarray, "N A action_dim"]:
+    """The next actions of some streams, in the robot's units. Raises KairosError as `WorldModel.act` does."""
+    pool = self._check(slots)
+    states = self._model.normal_states(np.asarray(states, np.float32), len(slots))
+    check_count("steps", steps)
+    index, states, words = self._bucket(slots, states, seed_words(seeds, len(slots)))
+    actions = np.asarray(self._act(self._model.params, pool, index, states, words, steps=steps))[: len(slots)]
+    return self._model.saved.action_normalizer.denormalize(actions)
+
+  def imagine(
+    self, slots: Sequence[int], frames: int, *, seeds: Sequence[int], steps: int = 4
+  ) -> UInt8[np.ndarray, "N T H W 3"]:
+    """The next frames of some streams. Raises KairosError as `WorldModel.imagine` does."""
+    pool = self._check(slots)
+    count = self._model.latents_of(frames)
+    check_count("steps", steps)
+    index, words = self._bucket(slots, seed_words(seeds, len(slots)))
+    pixels = self._imagine(self._model.params, pool, index, words, count=count, steps=steps)
+    return np.asarray(pixels)[: len(slots)]
+
+  def stream(self, slot: int) -> Stream:
+    """A copy of one stream. Raises KairosError for an empty slot."""
+    return stream_lib.take(self._check([slot]), jnp.asarray([slot]))
+
+  def _check(self, slots: Sequence[int]) -> Stream:
+    if not len(slots) or len(set(slots)) != len(slots):
+      raise KairosError(f"slots are {list(slots)}; give one or more, each once")
+    if empty := [slot for slot in slots if slot not in self.occupied]:
+      raise KairosError(f"slot {empty[0]} holds no stream; occupied are {sorted(self.occupied)}")
+    assert self._pool is not None  # something was inserted
+    return self._pool
+
+  def _bucket(self, slots: Sequence[int], *rows: np.ndarray) -> tuple[Any, ...]:
+    """Index and rows padded to the batch size that runs; index `capacity` is nobody's."""
+    size = 1 << (len(slots) - 1).bit_length()
+    index = np.full(size, self.capacity, np.int32)
+    index[: len(slots)] = slots
+    padded = [np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)]) for x in rows]
+    return (index, *padded)
+
+  def _extend_fn(self, params: Params, pool: Stream, index: Int32[Array, "N"], frames: Array) -> Stream:
+    return stream_lib.put(pool, index, self._model.see(params, stream_lib.take(pool, index), frames))
+
+  def _act_fn(
+    self, params: Params, pool: Stream, index: Int32[Array, "N"], states: Array, words: Array, *, steps: int
+  ) -> Array:
+    return self._model.decide(params, stream_lib.take(pool, index), states, words, steps=steps)
+
+  def _imagine_fn(
+    self, params: Params, pool: Stream, index: Int32[Array, "N"], words: Array, *, count: int, steps: int
+  ) -> Array:
+    some = stream_lib.take(pool, index)
+    latents = self._model.foresee(params, some, words, count=count, steps=steps)
+    return self._model.show(params, some, latents)[0]
+
+
+def _fork(pool: Stream, source: Array, target: Array) -> Stream:
+  return stream_lib.put(pool, target[None], stream_lib.take(pool, source[None]))
+
+
+def _empty(stream: Stream, capacity: int) -> Stream:
+  """Zeros in the shape of so many streams like this one."""
+  first = stream_lib.take(stream, jnp.zeros(capacity, jnp.int32))
+  return jax.tree.map(jnp.zeros_like, first)

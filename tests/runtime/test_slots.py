@@ -1,0 +1,201 @@
+"""Slots: any interleaving of what streams do equals each stream alone, and nothing is compiled again."""
+
+import contextlib
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kairos_jax.errors import KairosError
+from kairos_jax.runtime import Slots, WorldModel
+from tests import tiny
+
+CAPACITY, TEXTS = 4, ("push", "pull the red one", "", "wait")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_saved):
+  return WorldModel(tiny_saved)
+
+
+@pytest.fixture(scope="module")
+def fresh(model):
+  """Streams of one and of three latents' history: neither fills the caches, and one is far beyond position 1024."""
+  streams = [model.prefill(tiny.frames(1 + 4 * (i % 2), seed=i), text) for i, text in enumerate(TEXTS)]
+  far = streams[3].memory.replace(position=jnp.full(1, 70_001, jnp.int32))
+  return [*streams[:3], dataclasses.replace(streams[3], memory=far)]
+
+
+def close(got, want):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want)
+
+
+subsets = st.lists(st.integers(0, CAPACITY - 1), min_size=1, max_size=CAPACITY, unique=True)
+operations = st.one_of(
+  st.tuples(st.just("insert"), st.integers(0, CAPACITY - 1), st.integers(0, len(TEXTS) - 1)),
+  st.tuples(st.just("drop"), st.integers(0, CAPACITY - 1), st.none()),
+  st.tuples(st.just("fork"), st.integers(0, CAPACITY - 1), st.integers(0, CAPACITY - 1)),
+  st.tuples(st.sampled_from(["extend", "act", "imagine"]), subsets, st.integers(0, 2**63)),
+)
+
+
+def play(model, slots, alone, fresh, operation):
+  """Does one thing to the slots and to the streams that live alone; what they answer must agree."""
+  kind, where, what = operation
+  if kind == "insert":
+    slots.insert(where, fresh[what])
+    alone[where] = fresh[what]
+  elif kind in ("drop", "fork"):
+    if where in alone and kind == "drop":
+      slots.drop([where])
+      del alone[where]
+    elif where in alone:
+      slots.fork(where, what)
+      alone[what] = alone[where]
+  elif there := [slot for slot in where if slot in alone]:
+    rng = np.random.default_rng(what)
+    seeds = [int(seed) for seed in rng.integers(2**63, size=len(there))]
+    if kind == "extend":
+      frames = np.stack([tiny.frames(4, seed=seed % 2**32) for seed in seeds])
+      slots.extend(there, frames)
+      for slot, new in zip(there, frames, strict=True):
+        alone[slot] = model.extend(alone[slot], new)
+    elif kind == "act":
+      states = rng.standard_normal((len(there), 3)).astype(np.float32)
+      got = slots.act(there, states, seeds=seeds, steps=2)
+      for slot, state, seed, actions in zip(there, states, seeds, got, strict=True):
+        close(actions, model.act(alone[slot], state, seed=[seed], steps=2))
+    else:
+      got = slots.imagine(there, 8, seeds=seeds, steps=2)
+      for slot, seed, pixels in zip(there, seeds, got, strict=True):
+        want = model.imagine(alone[slot], 8, seed=[seed], steps=2)[0]
+        np.testing.assert_allclose(pixels.astype(int), want.astype(int), atol=1)  # a rounding may fall the other way
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(operations, min_size=1, max_size=14))
+def test_any_interleaving_equals_each_stream_alone(model, fresh, slots_for, interleaving):
+  slots, alone = slots_for(), {}
+  for operation in [("insert", 0, 3), ("insert", 2, 0), *interleaving]:
+    play(model, slots, alone, fresh, operation)
+  assert slots.occupied == set(alone)
+  for slot, stream in alone.items():
+    close(slots.stream(slot).memory, stream.memory)
+
+
+@pytest.fixture(scope="module")
+def slots_for(model):
+  """One pool for all examples, emptied: what it has compiled stays, and so does what others left in its buffers."""
+  slots = Slots(model, CAPACITY)
+
+  def empty():
+    if slots.occupied:
+      slots.drop(sorted(slots.occupied))
+    return slots
+
+  return empty
+
+
+@contextlib.contextmanager
+def compilations():
+  """Counts what XLA compiles meanwhile."""
+  counted = []
+
+  def listen(event, duration, **_):
+    if event == "/jax/core/compile/backend_compile_duration":
+      counted.append(duration)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  yield counted
+  jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def some_operations(slots, fresh, rng, count):
+  """Random operations that are all possible; the slots alone, so that many are quick."""
+  for _ in range(count):
+    kind = rng.choice(["insert", "drop", "fork", "extend", "act", "imagine"])
+    there = sorted(slots.occupied)
+    some = [int(slot) for slot in rng.permutation(there)[: rng.integers(1, len(there) + 1)]] if there else []
+    if kind == "insert" or not there:
+      slots.insert(int(rng.integers(CAPACITY)), fresh[rng.integers(len(fresh))])
+    elif kind == "drop":
+      slots.drop(some)
+    elif kind == "fork":
+      slots.fork(some[0], int(rng.integers(CAPACITY)))
+    elif kind == "extend":
+      slots.extend(some, np.zeros((len(some), 4, tiny.SIZE, tiny.SIZE, 3), np.uint8))
+    elif kind == "act":
+      slots.act(some, np.zeros((len(some), 3)), seeds=some, steps=1)
+    else:
+      slots.imagine(some, 4, seeds=some, steps=1)
+
+
+def test_a_thousand_operations_compile_nothing_after_the_first_of_each_size(model, fresh):
+  slots, rng = Slots(model, CAPACITY), np.random.default_rng(0)
+  for slot in range(CAPACITY):
+    slots.insert(slot, fresh[slot])
+  for size in (1, 2, 4):
+    there = list(range(size))
+    slots.extend(there, np.zeros((size, 4, tiny.SIZE, tiny.SIZE, 3), np.uint8))
+    slots.act(there, np.zeros((size, 3)), seeds=there, steps=1)
+    slots.imagine(there, 4, seeds=there, steps=1)
+  slots.fork(0, 1)
+  with compilations() as counted:
+    jax.jit(lambda x: x + 1)(np.float32(len(fresh)))
+  assert len(counted) == 1  # it counts
+  with compilations() as counted:
+    some_operations(slots, fresh, rng, 1000)
+  assert not counted
+
+
+def test_buffers_are_updated_in_place(model, fresh):
+  slots = Slots(model, CAPACITY)
+  slots.insert(1, fresh[0])
+  pool = slots._pool
+  slots.extend([1], tiny.frames(4)[None])
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(pool.memory))
+  assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(fresh[0]))
+
+
+def test_what_cannot_be_is_refused_in_one_line_and_changes_nothing(model, fresh):
+  slots = Slots(model, CAPACITY)
+  slots.insert(2, fresh[0])
+  before = slots.stream(2)
+  two = model.prefill(np.stack([tiny.frames(1)] * 2), "push")
+  wide = model.prefill(tiny.frames(1, size=2 * tiny.SIZE), "push")
+  frames = np.zeros((1, 4, tiny.SIZE, tiny.SIZE, 3), np.uint8)
+  for run, says in {
+    lambda: slots.insert(CAPACITY, fresh[0]): "slot 4 does not exist; there are 0 to 3",
+    lambda: slots.insert(1, two): "a slot holds one episode; the stream has 2",
+    lambda: slots.insert(1, wide): "latent frames of the stream are",
+    lambda: slots.drop([1]): r"slot 1 holds no stream; occupied are \[2\]",
+    lambda: slots.fork(0, 1): "slot 0 holds no stream",
+    lambda: slots.extend([], frames[:0]): r"slots are \[\]",
+    lambda: slots.extend([2, 2], frames[[0, 0]]): "each once",
+    lambda: slots.extend([2], frames[:, :3]): "frames is 3; it must be a positive multiple of 4",
+    lambda: slots.extend([2], frames[:, :0]): "frames is 0",
+    lambda: slots.extend([2], frames[:, :, 8:]): "this stream continues with",
+    lambda: slots.act([2], np.full((1, 3), np.nan), seeds=[0]): "all numbers must be finite",
+    lambda: slots.act([2], np.array([[0, np.inf, 0]]), seeds=[0]): "all numbers must be finite",
+    lambda: slots.act([2], np.zeros((1, 4)), seeds=[0]): r"\(1, 4\); it must be \(1, 3\)",
+    lambda: slots.act([2], np.zeros((1, 3)), seeds=[0], steps=0): "steps is 0",
+    lambda: slots.act([2], np.zeros((1, 3)), seeds=[0, 1]): "give one of 0",
+    lambda: slots.act([2], np.zeros((1, 3)), seeds=[-1]): "give one of 0",
+    lambda: slots.imagine([2], 6, seeds=[0]): "frames is 6",
+    lambda: slots.imagine([2], 4, seeds=[0], steps=0): "steps is 0",
+    lambda: Slots(model, 0): "capacity is 0",
+  }.items():
+    with pytest.raises(KairosError, match=says) as caught:
+      run()
+    assert "\n" not in str(caught.value)
+  close(slots.stream(2), before)
+
+
+def test_a_model_whose_memory_grows_has_no_slots(tiny_saved):
+  growing = WorldModel(dataclasses.replace(tiny_saved, model_config=tiny.model_config(video_frames=None)))
+  with pytest.raises(KairosError, match="actions read all frames"):
+    Slots(growing, 2)
