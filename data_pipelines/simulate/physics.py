@@ -10,7 +10,8 @@ import mujoco
 import numpy as np
 
 from data_pipelines.records import Clip
-from data_pipelines.simulate.scene import COLORS, FPS, Scene
+from data_pipelines.simulate.filming import simulated_clip
+from data_pipelines.simulate.scene import COLORS, Scene
 
 FRAMES = 33
 _GRAVITY = -1.62  # m/s^2
@@ -67,18 +68,7 @@ class Physics:
     for _ in range(FRAMES):
       frames.append(self._scene.render())
       self._scene.step()
-    return Clip(
-      video=np.stack(frames),
-      fps=FPS,
-      caption=caption,
-      instruction="",
-      state=np.zeros((FRAMES, 0), np.float32),
-      action=np.zeros((FRAMES - 1, 0), np.float32),
-      state_mask=np.zeros(FRAMES, bool),
-      action_mask=np.zeros(FRAMES - 1, bool),
-      source="physics",
-      embodiment="none",
-    )
+    return simulated_clip(frames, source="physics", embodiment="none", caption=caption)
 
   def _fall(self, rng: np.random.Generator) -> str:
     words = []
