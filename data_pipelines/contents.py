@@ -44,7 +44,7 @@ class Contents:
   @property
   def shape(self) -> tuple[object, ...]:
     """What every clip must share."""
-    return self.embodiment, dict(self.cameras), self.state_dim, self.action_dim
+    return self.embodiment, self.cameras, self.state_dim, self.action_dim
 
   def merged(self, other: "Contents") -> "Contents":
     """Of both together.
@@ -90,3 +90,9 @@ class Contents:
       return cls(**fields)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
       raise KairosError(f"not a description of a source: {str(values)[:80]} ({error})") from error
+
+
+def shape_of(clip: Clip) -> tuple[object, ...]:
+  """`Contents.shape` of one clip."""
+  cameras = {name: video.shape[1:3] for name, video in clip.cameras.items()}
+  return clip.embodiment, cameras, clip.state.shape[1], clip.action.shape[1]

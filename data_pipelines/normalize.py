@@ -44,7 +44,7 @@ class Normalizer:
   def from_summary(cls, summary: Summary, kind: Normalization) -> "Normalizer":
     """From min, max, mean, std, q01 and q99: of all entries [D], or of each step [horizon, D].
 
-    min_max and quantile map min..max and q01..q99 to [-1, 1]; z_score maps to mean 0, deviation 1; none changes nothing.
+    min_max and quantile map min..max and q01..q99 to [-1, 1], z_score to mean 0 and deviation 1; none changes nothing.
     """
     low, high = {"quantile": ("q01", "q99")}.get(kind, ("min", "max"))
     if kind == "none":

@@ -1,4 +1,4 @@
-"""From a clip to a sample of fixed shapes: frames, states and actions are found by their times, never by their index."""
+"""From a clip to a sample of fixed shapes: frames, states and actions are found by time, never by index."""
 
 import dataclasses
 import math
@@ -11,7 +11,6 @@ from data_pipelines import embodiments
 from data_pipelines.embodiments import Embodiment
 from data_pipelines.normalize import EmbodimentNormalizer, Normalizer
 from data_pipelines.records import Clip
-from kairos_jax.errors import KairosError
 
 Sample = dict[str, np.ndarray | np.generic]
 _ROUND = 1e-6  # of a sample: what rounding may take from a time that falls on a sample's own
@@ -56,12 +55,13 @@ class Window:
     begin = start / clip.video_fps
     times = begin + np.arange(self.frames) / self.video_fps
     frame = in_force(times, clip.video_fps)
-    length = int((frame < clip.frames).sum())
+    length = int(np.searchsorted(frame, clip.frames))
     kept = np.minimum(frame, clip.frames - 1)
     used = self.embodiment(clip.embodiment)
     cameras = {name: clip.cameras[name][kept] for name in used.cameras if name in clip.cameras}
     normalizer = self.normalizers.get(clip.embodiment)
-    state_index = np.where(np.arange(self.frames) < length, in_force(times, clip.action_hz), len(clip.state))
+    state_index = in_force(times, clip.action_hz)
+    state_index[length:] = len(clip.state)
     action_index = int(in_force(begin, clip.action_hz)) + np.arange(self.action_steps)
     state, state_mask = _labels(
       clip.state, clip.state_mask, state_index, self.state_dim, normalizer and normalizer.state
@@ -96,13 +96,11 @@ def _labels(
   normalizer: Normalizer | None,
 ) -> tuple[Float[np.ndarray, "n W"], Bool[np.ndarray, "n W"]]:
   """Normalized entries at `index`, padded to the model's width, and which of them are known."""
-  dim = values.shape[1] if normalizer else 0
-  if dim > width:
-    raise KairosError(f"clip of {dim} dimensions does not fit the model's {width}")
   out, known = np.zeros((len(index), width), np.float32), np.zeros((len(index), width), bool)
-  if dim and len(values) and normalizer:
-    valid = (index < len(values)) & mask[np.minimum(index, len(values) - 1)]
-    entries = normalizer.normalize(values[np.minimum(index, len(values) - 1)])
-    out[:, :dim] = np.where(valid[:, None], entries, 0)
-    known[:, :dim] = valid[:, None]
+  if normalizer and len(values):
+    dim = values.shape[1]
+    inside = index[: np.searchsorted(index, len(values))]  # indices do not fall
+    valid = mask[inside, None]
+    out[: len(inside), :dim] = normalizer.normalize(values[inside]) * valid
+    known[: len(inside), :dim] = valid
   return out, known

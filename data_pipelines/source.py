@@ -12,7 +12,7 @@ from absl import logging
 from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines import records
-from data_pipelines.contents import Contents
+from data_pipelines.contents import Contents, shape_of
 from data_pipelines.records import Clip
 from data_pipelines.shards import read_manifest, read_statistics
 from data_pipelines.statistics import Features
@@ -112,7 +112,7 @@ class ArrayRecordSource:
   def _check_clip(self, clip: Clip) -> None:
     if clip.source not in self.contents:
       raise KairosError(f"it is of source {clip.source!r}, the dataset has {', '.join(self.contents)}")
-    expected, given = self.contents[clip.source].shape, Contents.of_clip(clip).shape
+    expected, given = self.contents[clip.source].shape, shape_of(clip)
     if given != expected:
       raise KairosError(f"it has (embodiment, cameras, state, action) {given}, the dataset {expected}")
 
