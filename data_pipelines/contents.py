@@ -54,7 +54,7 @@ class Contents:
     """
     if self.shape != other.shape:
       raise KairosError(
-        f"a clip has (embodiment, cameras, state, action) {other.shape}, others of its source {self.shape}"
+        f"clips of one source must agree in (embodiment, cameras, state, action): {self.shape} and {other.shape}"
       )
     return dataclasses.replace(
       self,

@@ -129,7 +129,7 @@ class ArrayRecordSource:
     holes = self._lost + len(self._holes)
     if 2 * holes > len(self):
       raise KairosError(
-        f"{holes} of {len(self)} records of dataset {self._folder} cannot be read, at most half may be lost"
+        f"{holes} of {len(self)} records of dataset {self._folder} cannot be read: at most half may fail"
       )
 
 

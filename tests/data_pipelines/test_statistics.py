@@ -23,7 +23,7 @@ def draw(kind, count, rng):
     case "rising":
       values = np.linspace(-1.3, 2.9, count)
     case "falling":
-      values = -np.linspace(-1.3, 2.9, count) ** 3
+      values = -(np.linspace(-1.3, 2.9, count) ** 3)
     case "saw":
       values = (np.arange(count) % 97) * 0.37
     case _:
