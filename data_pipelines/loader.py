@@ -108,10 +108,10 @@ def make_loader(
 def _check(window: Window, sources: Mapping[str, Source]) -> None:
   """What can be known of the samples before the first is read."""
   sizes: dict[str, tuple[int, int]] = {}
-  for source in sources.values():
+  for folder, source in sources.items():
     for name, contents in source.contents.items():
       embodiment = window.embodiment(contents.embodiment)
-      sizes[name] = window.picture_size or embodiments.picture_size(embodiment, contents.cameras)
+      sizes[f"{folder}/{name}"] = window.picture_size or embodiments.picture_size(embodiment, contents.cameras)
       if missing := [camera for camera in embodiment.cameras if camera not in contents.cameras]:
         raise KairosError(
           f"source {name!r} lacks camera {missing[0]!r} of embodiment {embodiment.name!r}: it has "

@@ -64,10 +64,10 @@ class Window:
     state_index[length:] = len(clip.state)
     action_index = int(in_force(begin, clip.action_hz)) + np.arange(self.action_steps)
     state, state_mask = _labels(
-      clip.state, clip.state_mask, state_index, self.state_dim, normalizer and normalizer.state
+      clip.state, clip.state_mask, state_index, self.state_dim, normalizer.state if normalizer else None
     )
     action, action_mask = _labels(
-      clip.action, clip.action_mask, action_index, self.action_dim, normalizer and normalizer.action
+      clip.action, clip.action_mask, action_index, self.action_dim, normalizer.action if normalizer else None
     )
     order = sorted(self.normalizers)
     return {
