@@ -161,7 +161,7 @@ def _description(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
       f"record description is {text.dtype} {list(text.shape)}: at most {_MAX_DESCRIPTION} bytes of JSON"
     )
   try:
-    description = json.loads(text.tobytes())
+    description = json.loads(text.tobytes().decode())
   except (ValueError, RecursionError) as error:
     raise KairosError(f"record description is not JSON: {error}") from error
   if not isinstance(description, dict):
