@@ -1,22 +1,38 @@
-# make test | make demo | make lint | make clean. Each sets itself up on a machine with Python >= 3.11 and make.
+# make test | make demo | make lint | make docs | make test-core | make clean. Each sets itself up on a machine with
+# Python >= 3.11 and make.
 
-# The first interpreter that will do; override with `make test PYTHON=/path/to/python`.
-PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3 python; do \
-  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
-# Extras of setup.cfg that tests can do without: `make test EXTRAS=sm90`.
+# The newest interpreter that will do, pyenv's included; override with `make test PYTHON=/path/to/python`.
+PYTHON ?= $(shell .ci/python)
+# Extras of setup.cfg on top of those that are always installed: `make test EXTRAS=sm90`.
 EXTRAS :=
 VENV := .venv
 BIN := $(VENV)/bin
+comma := ,
 READY := $(VENV)/.ready$(EXTRAS:%=-%)
+DOCS_READY := $(VENV)/.ready-docs
+# The demo starts sooner without what only tests need.
+DEMO_READY := $(VENV)/.ready-demo
+# The oldest supported end has an environment of its own, without compilers for chips that are absent.
+CORE_VENV := .venv-3.11
+CORE_READY := $(CORE_VENV)/.ready
+
+# What has to work on the oldest Python and JAX too: model, flow, kernels, resuming, loading, the command line.
+CORE_TESTS := tests/model tests/flow \
+  tests/pallas_kernels/gated_delta/test_reference.py tests/pallas_kernels/gated_delta/test_xla.py \
+  tests/pallas_kernels/window_attention/test_reference.py tests/pallas_kernels/window_attention/test_xla.py \
+  tests/training/test_resume.py tests/data_pipelines/test_loader.py tests/cli/test_main.py tests/test_namespace.py
 
 export MUJOCO_GL ?= egl
 
-.PHONY: test demo lint clean
+.PHONY: test test-core demo lint docs clean
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-demo: $(READY)
+test-core: $(CORE_READY)
+	$(CORE_VENV)/bin/python -m pytest -n 2 --dist loadfile $(CORE_TESTS)
+
+demo: $(DEMO_READY)
 	$(BIN)/kairos demo
 
 lint: $(READY)
@@ -24,10 +40,26 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(DOCS_READY)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "build/docs/index.html"
+
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) $(CORE_VENV) runs build dist *.egg-info
 	find . -name __pycache__ -not -path "./.git/*" -prune -exec rm -rf {} +
 
 $(READY): setup.cfg pyproject.toml .ci/setup
-	.ci/setup "$(PYTHON)" $(VENV) $(EXTRAS)
+	.ci/setup "$(PYTHON)" $(VENV) test,lint,tpu$(EXTRAS:%=$(comma)%)
+	touch $@
+
+$(DOCS_READY): $(READY)
+	.ci/setup $(BIN)/python $(VENV) docs
+	touch $@
+
+$(DEMO_READY): setup.cfg pyproject.toml .ci/setup
+	.ci/setup "$(PYTHON)" $(VENV)
+	touch $@
+
+$(CORE_READY): setup.cfg pyproject.toml .ci/setup
+	.ci/setup "$(shell .ci/python 3.11)" $(CORE_VENV) test
 	touch $@

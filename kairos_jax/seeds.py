@@ -10,7 +10,9 @@ from kairos_jax.errors import KairosError
 
 
 def derive(seed: int, *path: str | int) -> int:
-  """An independent seed in [0, 2**63) for the use that `path` names, such as derive(0, "stage", "robot", "noise").
+  """Returns an independent seed in [0, 2**63) for the use that `path` names.
+
+    noise = jax.random.key(seeds.derive(0, "stage", "robot", "noise"))
 
   Raises:
     KairosError: the seed is negative.

@@ -1,9 +1,7 @@
 """Times implementations against each other and against the roofline. A wrong result is given no time."""
 
 import contextlib
-import itertools
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pallas_kernels import chips, workload
+from pallas_kernels import chips, timing, workload
 from pallas_kernels.check import one_line
 from pallas_kernels.chips import Chip
 from pallas_kernels.dispatch import KERNELS
@@ -102,22 +100,8 @@ def measure(op: str, case: str, pass_name: str, chip: Chip) -> Iterator[Result]:
 
 
 def interleaved(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-  """Median seconds of each; they take turns, so that all see the machine in the same moods.
-
-  Each runs twice in a turn and the second time counts: the first finds the other's data in the caches, and a core that
-  the other's idle threads still spin on.
-  """
-  times: dict[str, list[float]] = {name: [] for name in runs}
-  begin = time.perf_counter()
-  for rounds in itertools.count():
-    if not runs or (rounds >= RUNS and time.perf_counter() - begin >= SECONDS):
-      break
-    for name, run in runs.items():
-      run()
-      start = time.perf_counter()
-      run()
-      times[name].append(time.perf_counter() - start)
-  return {name: statistics.median(measured) for name, measured in times.items()}
+  """Median seconds of each, see `timing.interleaved`."""
+  return {name: statistics.median(times) for name, times in timing.interleaved(runs, RUNS, SECONDS).items()}
 
 
 def relative_error(got: Sequence[Any], want: Sequence[Any]) -> float:

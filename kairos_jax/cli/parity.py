@@ -3,9 +3,11 @@
 usage:
   kairos parity FOLDER
   kairos parity FOLDER/c01_gated_delta_rule FOLDER/c05_video_tower.json --all
+  kairos parity FOLDER --allow-skipped
 
 A case is a pair NAME.json and NAME.safetensors; the first part of its name says what it tests. Each prints one line,
 with its worst tensor, and one more for every tensor that fails. Errors are the largest absolute ones, in float32.
+A case of a kind that this package has no runner for has failed, unless --allow-skipped says that it may be left out.
 Exit code: 0 if all passed, 1 if any failed, 2 if nothing ran.
 """
 
@@ -25,13 +27,14 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   """Adds the flags of `parity`."""
   del argv
   flags.DEFINE_bool("all", False, "a line for every tensor, not only for the worst", flag_values=table)
+  flags.DEFINE_bool("allow-skipped", False, "a case that nothing here can run is no failure", flag_values=table)
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
   """Runs the cases that the arguments name.
 
   Raises:
-    KairosError: no path is given, one names no case, or there is no runner for any of them.
+    KairosError: no path is given, or one names no case.
   """
   from rich.console import Console
   from rich.progress import Progress
@@ -51,7 +54,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   show(f"{'case':<{width}}  {'':7}  {'tensors':>7}  {'error':>7}  {'allowed':>7}  tensor")
   with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
     task = progress.add_task("", total=len(cases))
-    results = verdict.judge(cases)
+    results = verdict.judge(cases, allow_skipped=bool(values["allow-skipped"].value))
     for case in cases:
       progress.update(task, description=case.stem)
       verdicts.append(result := next(results))

@@ -98,10 +98,15 @@ def sample_video(
     negative_memory: the same history as `memory`, read under the negative context.
 
   Raises:
-    KairosError: guidance without a negative context.
+    KairosError: guidance without a negative context, or with a memory of one context alone.
   """
   branches = [(context, memory)]
   if guidance != 1.0:
+    if (memory is None) != (negative_memory is None):
+      missing = "memory" if memory is None else "negative_memory"
+      raise KairosError(
+        f"guidance is {guidance} and {missing} is None; with history both contexts need one, or neither"
+      )
     branches.append((_required(negative, guidance), negative_memory))
   velocity = guided(_video_velocity(model, params, observed), branches, guidance)
   return euler(velocity, noise, schedule, hold(observed), trace=trace)

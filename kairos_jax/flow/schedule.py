@@ -65,40 +65,25 @@ def flow_schedule(
   sigma_min: float = 0.0,
   strength: float = 1.0,
   endpoint: bool = False,
-  inverse: bool = False,
-  reverse: bool = False,
-  terminal: float | None = None,
 ) -> Schedule:
-  """Evenly spaced noise levels, shifted.
+  """Evenly spaced noise levels from high to low, shifted.
 
   Args:
     steps: number of levels.
     shift: see `video_shift` (video) and `ACTION_SHIFT`.
-    sigma_min: the level that the even spacing ends at, itself left out unless `endpoint`.
+    sigma_min: the level that the even spacing ends at, before the shift; itself left out unless `endpoint`.
     strength: level to start from; below 1 some of the sample is kept.
-    inverse: from data to noise.
-    reverse: levels become 1 - sigma.
-    terminal: stretches the levels so that the last one is this.
+    endpoint: the last level is `sigma_min` itself.
   """
   start = np.float32(sigma_min + (1.0 - sigma_min) * strength)
   sigmas = _linspace(start, np.float32(sigma_min), steps if endpoint else steps + 1)[:steps]
-  if inverse:
-    sigmas = sigmas[::-1]
-  return _finish(sigmas, shift, reverse, terminal, final=1.0 if inverse or reverse else 0.0)
+  return Schedule(shifted(sigmas, np.float32(shift)))
 
 
 def dmd_schedule(times: Sequence[float], shift: float) -> Schedule:
   """The few levels of a distilled student, given as timesteps before the shift."""
   sigmas = np.asarray(times, np.float32) / np.float32(TRAIN_TIMESTEPS)
-  return _finish(sigmas, shift, False, None, final=0.0)
-
-
-def _finish(sigmas, shift, reverse, terminal, final):
-  sigmas = shifted(sigmas, np.float32(shift))
-  if terminal is not None:
-    distance = 1 - sigmas
-    sigmas = 1 - distance / (distance[-1] / np.float32(1 - terminal))
-  return Schedule(1 - sigmas if reverse else sigmas, final)
+  return Schedule(shifted(sigmas, np.float32(shift)))
 
 
 def _linspace(start: np.float32, stop: np.float32, count: int) -> Float[np.ndarray, "count"]:

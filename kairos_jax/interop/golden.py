@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
+from kairos_jax import files
 from kairos_jax.errors import KairosError
 from kairos_jax.interop import reference_names
 from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig
@@ -52,11 +51,11 @@ def read_case(path: Path) -> GoldenCase:
   """
   try:
     meta = json.loads(path.read_text())
-    tensors = safetensors.numpy.load_file(path.with_suffix(".safetensors"))
   except FileNotFoundError as error:
-    raise KairosError(f"golden case {path.stem}: {error.filename or path} is missing") from error
-  except (json.JSONDecodeError, safetensors.SafetensorError) as error:
-    raise KairosError(f"golden case {path.stem}: not readable: {error}") from error
+    raise KairosError(f"golden case {path.stem}: {path} does not exist") from error
+  except ValueError as error:
+    raise KairosError(f"golden case {path.stem}: {path} is not readable JSON: {error}") from error
+  tensors = files.read_safetensors(path.with_suffix(".safetensors"))
   if "case" not in meta:
     raise KairosError(f"{path} is no golden case: it has no 'case'")
   return GoldenCase(path, meta, tensors)
@@ -82,9 +81,15 @@ def find_cases(paths: list[str]) -> Iterator[Path]:
 
 
 def model_config(meta: dict[str, Any], overrides: dict[str, Any]) -> WorldActionConfig:
-  """The reference's constructor arguments as our config."""
+  """The reference's constructor arguments as our config: each tower has sizes of its own.
+
+  Args:
+    overrides: replace arguments of the video tower.
+
+  Raises:
+    KairosError: towers that cannot stand beside each other; see `WorldActionConfig`.
+  """
   video = {**meta["video_dit"], **overrides}
-  sizes = dict(freq_dim=video["freq_dim"], text_dim=video["text_dim"], eps=video["eps"])
   action = meta.get("action_dit")
   return WorldActionConfig(
     video=VideoConfig(
@@ -99,7 +104,7 @@ def model_config(meta: dict[str, Any], overrides: dict[str, Any]) -> WorldAction
       all_see_history=video.get("all_atten_history", False),
       channels=video["in_dim"],
       patch=tuple(video["patch_size"]),
-      **sizes,
+      **_sizes(video),
     ),
     action=action
     and ActionConfig(
@@ -109,6 +114,10 @@ def model_config(meta: dict[str, Any], overrides: dict[str, Any]) -> WorldAction
       heads=action["num_heads"],
       action_dim=action["action_head_cfg"]["action_dim"],
       state_dim=action["action_head_cfg"]["action_state_dim"],
-      **sizes,
+      **_sizes(action),
     ),
   )
+
+
+def _sizes(tower: dict[str, Any]) -> dict[str, Any]:
+  return {name: tower[name] for name in ("freq_dim", "text_dim", "eps")}

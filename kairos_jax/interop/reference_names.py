@@ -10,11 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import safetensors
-import safetensors.numpy
 from einops import rearrange
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from kairos_jax import files
 from kairos_jax.errors import KairosError
 from kairos_jax.model.config import WorldActionConfig
 from kairos_jax.model.world_action import init_params
@@ -132,21 +131,18 @@ def load_safetensors(path: str | Path, config: WorldActionConfig) -> Params:
     KairosError: no such file, not safetensors, or not this model's weights.
   """
   path = Path(path)
-  files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-  if not files or not all(file.exists() for file in files):
+  shards = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+  if not shards or not all(shard.exists() for shard in shards):
     raise KairosError(f"no safetensors file at {path}")
   tensors: dict[str, np.ndarray] = {}
-  for file in files:
-    try:
-      tensors.update(safetensors.numpy.load_file(file))
-    except safetensors.SafetensorError as error:
-      raise KairosError(f"{file} is not a readable safetensors file: {error}") from error
+  for shard in shards:
+    tensors.update(files.read_safetensors(shard))
   return from_reference(tensors, config)
 
 
 def save_safetensors(path: str | Path, params: Params, config: WorldActionConfig) -> None:
   """Writes parameters under the reference's names."""
-  safetensors.numpy.save_file(to_reference(params, config), path)
+  files.write_safetensors(path, to_reference(params, config))
 
 
 def _without_wrapper(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Judges many golden cases: each passes, fails or is skipped, and one that breaks does not stop the rest."""
+"""Judges many golden cases: each passes, fails or may be skipped, and one that breaks does not stop the rest."""
 
 import dataclasses
 import math
@@ -17,8 +17,8 @@ class Verdict:
   Attributes:
     case: its name, or its file's where it could not be read.
     comparisons: the tensors that were held against the reference's, in the case's order.
-    error: why it stopped early, in one line; "" if it did not.
-    skipped: why it was not run; "" if it was.
+    error: why it stopped early or could not be run, in one line; "" if it ended well.
+    skipped: why it was left out, where that is allowed; "" if it was not.
   """
 
   case: str
@@ -45,20 +45,20 @@ def select(paths: Sequence[str]) -> list[Path]:
   """The cases that the paths name, each once.
 
   Raises:
-    KairosError: a path names no case, or names by itself (not through its folder) one of a kind without a runner.
+    KairosError: a path names no case.
   """
-  cases = list(dict.fromkeys(golden.find_cases(list(paths))))
-  for path in paths:
-    if not Path(path).is_dir() and (reason := _no_runner(Path(path).stem)):
-      raise KairosError(f"golden case {path}: {reason}")
-  return cases
+  return list(dict.fromkeys(golden.find_cases(list(paths))))
 
 
-def judge(paths: Iterable[Path]) -> Iterator[Verdict]:
-  """Runs the cases one after the other."""
+def judge(paths: Iterable[Path], *, allow_skipped: bool = False) -> Iterator[Verdict]:
+  """Runs the cases one after the other.
+
+  Args:
+    allow_skipped: a case of a kind without a runner is skipped; otherwise it has failed.
+  """
   for path in paths:
     if reason := _no_runner(path.stem):
-      yield Verdict(path.stem, skipped=reason)
+      yield Verdict(path.stem, skipped=reason) if allow_skipped else Verdict(path.stem, error=reason)
       continue
     comparisons: list[Comparison] = []
     try:

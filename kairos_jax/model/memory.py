@@ -53,13 +53,13 @@ class Memory:
   """The history of a batch of streams.
 
   Attributes:
-    position: frames seen so far, the same for the whole batch.
+    position: frames that each stream has seen so far; streams of one batch may have begun at different moments.
     window: per attention layer of a group, the frames that a later frame can still see.
     delta: per GATED layer of a group, the delta net's state.
     action: per attention layer of a group, the frames that actions read.
   """
 
-  position: Int[Array, ""]
+  position: Int[Array, "B"]
   window: dict[str, FrameCache]
   delta: dict[str, DeltaState]
   action: dict[str, FrameCache]
@@ -89,16 +89,36 @@ def extend(config: WorldActionConfig, memory: Memory | None, written: dict[str, 
     }
 
   action_frames = config.action.video_frames if config.action else 0
+  batch = jax.tree.leaves(written)[0].shape[1]
   return Memory(
-    position=(memory.position if memory else jnp.int32(0)) + frames,
+    position=(memory.position if memory else jnp.zeros(batch, jnp.int32)) + frames,
     window=grow(memory and memory.window, video.frames_in_view),
     delta={name: written[name] for name, kind in kinds.items() if kind == "GATED"},
     action=grow(memory and memory.action, lambda _: action_frames),
   )
 
 
-def first_frame(cache: FrameCache, position: Int[Array, ""]) -> Int[Array, ""]:
-  """Index of the first frame of a cache that holds anything."""
+def take(memory: Memory, index: Int[Array, "N"]) -> Memory:
+  """The memory of some of the streams, in the order of `index`; an index beyond the last stream takes the last."""
+
+  def rows(tree, axis):
+    return jax.tree.map(lambda x: jnp.take(x, index, axis, mode="clip"), tree)
+
+  return Memory(rows(memory.position, 0), *(rows(getattr(memory, name), 1) for name in _BY_LAYER))
+
+
+def put(memory: Memory, index: Int[Array, "N"], part: Memory) -> Memory:
+  """`memory` with `part` in place of the streams of `index`; an index beyond the last stream writes nothing."""
+  position = memory.position.at[index].set(part.position, mode="drop")
+  write = lambda x, new: x.at[:, index].set(new.astype(x.dtype), mode="drop")  # noqa: E731
+  return Memory(position, *(jax.tree.map(write, getattr(memory, name), getattr(part, name)) for name in _BY_LAYER))
+
+
+_BY_LAYER = ("window", "delta", "action")  # whose leaves have the groups' axis before the streams'
+
+
+def first_frame(cache: FrameCache, position: Int[Array, "B"]) -> Int[Array, "B"]:
+  """For each stream the index of the first frame of a cache that holds anything."""
   return jnp.maximum(cache.frames - position, 0)
 
 

@@ -51,25 +51,25 @@ def timestep_embedding(timestep: Float[Array, "*S"], dim: int) -> Float[Array, "
 
 
 def video_rope(
-  first_frame: Int[Array, ""], frames: int, height: int, width: int, head_dim: int
-) -> tuple[Float[Array, "F L D/2"], Float[Array, "F L D/2"]]:
-  """Turns of each token's (frame, row, column). The head splits frame | height | width, a third each of its pairs."""
+  first_frame: Int[Array, "*B"], frames: int, height: int, width: int, head_dim: int
+) -> tuple[Float[Array, "*B F L D/2"], Float[Array, "*B F L D/2"]]:
+  """Turns of each token's (frame, row, column). The head splits frame | height | width, a third each of its pairs.
+
+  Args:
+    first_frame: position of the first of the `frames`; one number, or one for each stream of a batch.
+  """
   side = head_dim // 2 // 3
-  axes = (
-    turns(first_frame + jnp.arange(frames), head_dim // 2 - 2 * side),
-    turns(jnp.arange(height), side),
-    turns(jnp.arange(width), side),
-  )
-  shape = (frames, height, width)
+  of_frame = turns(first_frame[..., None] + jnp.arange(frames), head_dim // 2 - 2 * side)
+  of_row, of_column = turns(jnp.arange(height), side), turns(jnp.arange(width), side)
+  shape = (*first_frame.shape, frames, height, width)
 
-  def spread(values):
-    spans = [
-      jnp.broadcast_to(jnp.expand_dims(x, [a for a in range(3) if a != axis]), (*shape, x.shape[-1]))
-      for axis, x in enumerate(values)
-    ]
-    return rearrange(jnp.concatenate(spans, axis=-1), "f h w d -> f (h w) d")
+  def spread(frame, row, column):
+    parts = (frame[..., None, None, :], row[:, None, :], column)
+    whole = [jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in parts]
+    return rearrange(jnp.concatenate(whole, axis=-1), "... h w d -> ... (h w) d")
 
-  return spread([cos for cos, _ in axes]), spread([sin for _, sin in axes])
+  cos, sin = (spread(*parts) for parts in zip(of_frame, of_row, of_column, strict=True))
+  return cos, sin
 
 
 def action_rope(actions: int, head_dim: int) -> tuple[Float[Array, "A D/2"], Float[Array, "A D/2"]]:
@@ -78,7 +78,7 @@ def action_rope(actions: int, head_dim: int) -> tuple[Float[Array, "A D/2"], Flo
 
 
 def apply_rope(
-  x: Float[Array, "*B S H D"], rope_cos_sin: tuple[Float[Array, "*S D/2"], Float[Array, "*S D/2"]]
+  x: Float[Array, "*B S H D"], rope_cos_sin: tuple[Float[Array, "*#B S D/2"], Float[Array, "*#B S D/2"]]
 ) -> Float[Array, "*B S H D"]:
   """Turns interleaved pairs (x[2i], x[2i+1]) in float32."""
   cos, sin = (r[..., None, :] for r in rope_cos_sin)

@@ -30,7 +30,7 @@ class _Shared:
   rope_cos_sin: tuple[Array, Array]
   num_observed: Int[Array, "#B"]
   stop: Int[Array, "#B"] | None
-  position: Int[Array, ""] | None
+  position: Int[Array, "B"] | None
   num_observed_bound: int = flax.struct.field(pytree_node=False)
 
 
@@ -75,7 +75,7 @@ class _VideoGroup(nn.Module):
       k, v = jnp.concatenate([cache.k, k], axis=1), jnp.concatenate([cache.v, v], axis=1)
     span = Span(
       num_observed=earlier + shared.num_observed,
-      start=None if start is None else start[None],
+      start=start,
       stop=None if shared.stop is None else earlier + shared.stop,
       num_observed_bound=earlier + shared.num_observed_bound,
     )

@@ -2,7 +2,7 @@
 
 Nothing on the video side ever reads an action, so the mixture needs no interleaving of the towers: the video pass
 leaves the keys and values of its history, and the action pass reads them. Joint denoising, training and the action-only
-policy are then the same two calls, and their actions are equal by construction.
+policy are then the same two calls, and tests/model/test_memory.py holds their actions equal.
 """
 
 from typing import Any
@@ -70,7 +70,7 @@ class WorldActionModel(nn.Module):
     """Velocity of an action chunk, from the memory alone: the policy's path."""
     seen = Span()
     if cache := next(iter(memory.action.values()), None):
-      seen = Span(start=memory_lib.first_frame(cache, memory.position)[None])
+      seen = Span(start=memory_lib.first_frame(cache, memory.position))
     return self.action(actions, timestep, context, memory.action, seen)
 
   def denoise_joint(
@@ -92,7 +92,8 @@ class WorldActionModel(nn.Module):
       actions: R chunks for each clip (clip-major), which share the clip's one video pass.
       action_context: what the action tower reads, one for each clip or each chunk; None: the video tower's.
       num_observed: frames that are observed.
-      action_num_observed: of these, how many each chunk reads; None: all. Fewer only make sense with `causal_history`.
+      action_num_observed: after how many of these each chunk is decided; None: all. Fewer only make sense with
+        `causal_history`. A chunk reads the latest `video_frames` of them, as it does from a memory.
     """
     velocity, written = self.video(latents, timestep, context, num_observed=num_observed, length=length, remember=True)
     most = num_observed if isinstance(num_observed, int) else latents.shape[1]
@@ -105,7 +106,11 @@ class WorldActionModel(nn.Module):
         action_context = _repeat(action_context, draws, axis=0)
     if action_num_observed is None:
       action_num_observed = jnp.repeat(jnp.broadcast_to(jnp.asarray(num_observed), latents.shape[:1]), draws)
-    return velocity, self.action(actions, action_timestep, action_context, video, Span(stop=action_num_observed))
+    assert self.config.action is not None, "denoise_joint needs an action tower"
+    bound = self.config.action.video_frames
+    start = None if bound is None else jnp.maximum(action_num_observed - bound, 0)
+    seen = Span(start=start, stop=action_num_observed)
+    return velocity, self.action(actions, action_timestep, action_context, video, seen)
 
   def with_state(
     self,

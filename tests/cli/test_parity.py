@@ -35,12 +35,23 @@ def test_all_pass(write_case, tmp_path, capsys):
 def test_a_failure_is_told_and_is_exit_code_1(write_case, tmp_path, capsys):
   write_case("c90_a")
   write_case("c90_b", off=0.5)
+  assert cli.main(["parity", str(tmp_path)]) == 1
+  out = capsys.readouterr().out
+  assert "c90_b  FAILED" in out
+  assert [line.split() for line in out.splitlines() if line.startswith(" ")] == [["FAILED", "5.0e-01", "0.001", "z"]]
+  assert out.endswith("1 cases passed, 1 failed, 0 skipped\n")
+
+
+def test_a_case_without_a_runner_fails_unless_it_may_be_skipped(write_case, tmp_path, capsys):
+  write_case("c90_a")
   write_case("c91_c")
   assert cli.main(["parity", str(tmp_path)]) == 1
   out = capsys.readouterr().out
-  assert "c90_b  FAILED" in out and "c91_c  skipped  no runner for 'c91'" in out
-  assert [line.split() for line in out.splitlines() if line.startswith(" ")] == [["FAILED", "5.0e-01", "0.001", "z"]]
-  assert out.endswith("1 cases passed, 1 failed, 1 skipped\n")
+  assert "c91_c  FAILED   no runner for 'c91'; there are c01" in out
+  assert out.endswith("1 cases passed, 1 failed, 0 skipped\n")
+  assert cli.main(["parity", str(tmp_path), "--allow-skipped"]) == 0
+  out = capsys.readouterr().out
+  assert "c91_c  skipped  no runner for 'c91'" in out and out.endswith("1 cases passed, 0 failed, 1 skipped\n")
 
 
 def test_all_prints_every_tensor(write_case, tmp_path, capsys):
@@ -51,10 +62,8 @@ def test_all_prints_every_tensor(write_case, tmp_path, capsys):
 
 def test_nothing_ran_is_exit_code_2(write_case, tmp_path, capsys):
   write_case("c91_a")
-  assert cli.main(["parity", str(tmp_path)]) == 2
+  assert cli.main(["parity", str(tmp_path), "--allow-skipped"]) == 2
   assert "0 cases passed, 0 failed, 1 skipped" in capsys.readouterr().out
-  assert cli.main(["parity", str(tmp_path / "c91_a")]) == 2
-  assert "no runner for 'c91'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv, line", [([], "parity needs a golden case"), (["nowhere"], "nowhere does not exist")])

@@ -7,7 +7,7 @@ from kairos_jax.errors import KairosError
 from kairos_jax.flow import sampler
 from kairos_jax.flow.schedule import ACTION_SHIFT, flow_schedule
 from kairos_jax.interfaces import Context
-from kairos_jax.model import WorldActionModel
+from kairos_jax.model import Memory, WorldActionModel
 from tests.model import tiny
 
 SCHEDULE = flow_schedule(4, 3.0)
@@ -96,3 +96,13 @@ def test_joint_actions_are_those_of_actions_alone():
 def test_guidance_needs_a_negative():
   with pytest.raises(KairosError, match=r"guidance is 2.0"):
     sampler.sample_video(ContextReader(), {}, tiny.latents(1), SCHEDULE, context_of(0.0), guidance=2.0)
+
+
+@pytest.mark.parametrize(("given", "missing"), [("memory", "negative_memory"), ("negative_memory", "memory")])
+def test_guidance_needs_the_history_under_both_contexts(given, missing):
+  """Without this refusal the other branch would read no history and guide away from it."""
+  memory = {given: Memory(jnp.ones(1, jnp.int32), {}, {}, {})}
+  contexts = dict(context=context_of(0.0), negative=context_of(1.0))
+  with pytest.raises(KairosError, match=rf"guidance is 2.0 and {missing} is None") as caught:
+    sampler.sample_video(ContextReader(), {}, tiny.latents(1), SCHEDULE, **contexts, guidance=2.0, **memory)
+  assert "\n" not in str(caught.value)

@@ -11,10 +11,11 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
-from safetensors.numpy import save_file
 
+from kairos_jax import files
 from kairos_jax.interop import golden
 from tests.model import oracle, tiny
 
@@ -22,31 +23,94 @@ FOLDER = Path(__file__).parent
 SEED = 4242
 WINDOWS = dict(window_size=2, dilated_lengths=[2])
 SIZES = dict(num_heads=1, freq_dim=16, text_dim=8, eps=1e-6)
-WEIGHTS = {
-  "video_dit": dict(
-    dim=12,  # small, for the gated delta net is 256 x 512 whatever the width
-    ffn_dim=20,
-    in_dim=4,
-    patch_size=[1, 2, 2],
-    layers_settings=["SWA", "DSWA", "GATED"],
-    attn_method="flex",
-    window_size=3,
-    dilated_lengths=[4],
-    **SIZES,
+
+
+class Model(NamedTuple):
+  """Towers that cases run: the reference's constructor arguments, and what the names of its cases begin with."""
+
+  tag: str
+  video_dit: dict
+  action_dit: dict
+
+  @property
+  def meta(self):
+    return dict(video_dit=self.video_dit, action_dit=self.action_dit)
+
+  def config(self, overrides):
+    return golden.model_config(self.meta, overrides)
+
+  @property
+  def weights(self):
+    return tiny.tensors(self.config({}))
+
+  def case(self, name):
+    """c06, joint_once -> c06_joint_once, or c06_TAG_joint_once."""
+    kind, rest = name.split("_", 1)
+    return f"{kind}_{self.tag}{rest}"
+
+  def latents(self, rng, frames, height=4, width=2):
+    return normal(rng, frames, height, width, self.video_dit["in_dim"])
+
+  def actions(self, rng, count):
+    return normal(rng, count, self.action_dit["action_head_cfg"]["action_dim"])
+
+  def context(self, rng, *shape):
+    return normal(rng, *shape, self.video_dit["text_dim"])
+
+
+FRAME_RULE = dict(attn_method="flex", window_size=3, dilated_lengths=[4])
+MODELS = (
+  Model(
+    "",
+    video_dit=dict(
+      dim=12,  # small, for the gated delta net is 256 x 512 whatever the width
+      ffn_dim=20,
+      in_dim=4,
+      patch_size=[1, 2, 2],
+      layers_settings=["SWA", "DSWA", "GATED"],
+      **FRAME_RULE,
+      **SIZES,
+    ),
+    action_dit=dict(
+      dim=10, attn_hidden_dim=12, ffn_dim=16, action_head_cfg=dict(action_dim=3, action_state_dim=5), **SIZES
+    ),
   ),
-  "action_dit": dict(
-    dim=10, attn_hidden_dim=12, ffn_dim=16, action_head_cfg=dict(action_dim=3, action_state_dim=5), **SIZES
+  # No size of a tower is another's where the two may differ, and the epsilons are large enough to be seen.
+  Model(
+    "sizes_",
+    video_dit=dict(
+      dim=24,
+      ffn_dim=20,
+      in_dim=3,
+      patch_size=[1, 2, 1],
+      layers_settings=["DSWA", "SWA", "DSWA", "SWA"],
+      num_heads=2,
+      freq_dim=18,
+      text_dim=7,
+      eps=3e-2,
+      **FRAME_RULE,
+    ),
+    action_dit=dict(
+      dim=14,
+      attn_hidden_dim=24,
+      ffn_dim=22,
+      num_heads=2,
+      freq_dim=8,
+      text_dim=7,  # the towers read one context
+      eps=2e-1,
+      action_head_cfg=dict(action_dim=6, action_state_dim=4),
+    ),
   ),
-}
+)
 
 
 def write(folder, case, tensors, **meta):
   kinds = {name: np.uint8 if np.asarray(x).dtype == bool else np.float32 for name, x in tensors.items()}
-  tensors = {name: np.ascontiguousarray(x, kinds[name]) for name, x in tensors.items()}
+  tensors = {name: np.asarray(x, kinds[name]) for name, x in tensors.items()}
   shapes = {name: [str(x.dtype), list(x.shape)] for name, x in tensors.items()}
   description = json.dumps({"case": case, "set": "oracle", **meta, "tensors": shapes})
   (folder / f"{case}.json").write_text(description + "\n")
-  save_file(tensors, folder / f"{case}.safetensors")
+  files.write_safetensors(folder / f"{case}.safetensors", tensors)
 
 
 def normal(rng, *shape):
@@ -121,9 +185,9 @@ def attention(folder, rng):
   write(folder, "c04_flash_vs_flex", tensors, **meta)
 
 
-def video_tower(folder, rng, weights):
+def video_tower(folder, rng, model):
   tensors, runs = {}, []
-  context, context_mask = normal(rng, 2, 6, 8), np.arange(6) < np.array([[6], [4]])
+  context, context_mask = model.context(rng, 2, 6), np.arange(6) < np.array([[6], [4]])
   for name, frames, num_observed, overrides, row in (
     ("flex_h2", 5, 2, WINDOWS, 0),
     ("flash_h1_masked_ctx", 6, 1, {**WINDOWS, "attn_method": "flash"}, 1),
@@ -133,9 +197,9 @@ def video_tower(folder, rng, weights):
     if row:
       run |= {"context": "row 1", "context_mask": "context_mask row 1"}
     runs.append(run)
-    latents, config = normal(rng, frames, 4, 2, 4), golden.model_config(WEIGHTS, overrides)
+    latents, config = model.latents(rng, frames), model.config(overrides)
     mask = context_mask[1] if row else None
-    out, trace = oracle.video(weights, config, latents, 731.25, context[row], mask, num_observed=num_observed)
+    out, trace = oracle.video(model.weights, config, latents, 731.25, context[row], mask, num_observed=num_observed)
     tensors |= {f"{name}/latents": channels_second(latents), f"{name}/timestep": [731.25]}
     tensors[f"{name}/out"] = channels_second(out)
     if name == "flex_h2":
@@ -144,15 +208,16 @@ def video_tower(folder, rng, weights):
       kept |= {f"block{i}_out": x[None] for i, x in enumerate(trace["blocks"])}
       tensors |= {f"{name}/trace/{key}": value for key, value in kept.items()}
   tensors |= dict(context=context, context_mask=context_mask)
-  write(folder, "c05_video_tower", tensors, weights="c05_wam_weights (video_dit.*)", runs=runs)
+  weights = f"{model.case('c05_wam_weights')} (video_dit.*)"
+  write(folder, model.case("c05_video_tower"), tensors, weights=weights, runs=runs)
 
 
-def joint_once(folder, rng, weights):
-  latents, actions, context = normal(rng, 4, 4, 2, 4), normal(rng, 5, 3), normal(rng, 6, 8)
+def joint_once(folder, rng, model):
+  latents, actions, context = model.latents(rng, 4), model.actions(rng, 5), model.context(rng, 6)
   mask, timestep, action_timestep = np.arange(6) < 5, 812.5, 437.5
-  config = golden.model_config(WEIGHTS, WINDOWS)
+  config = model.config(WINDOWS)
   video, action = oracle.joint(
-    weights, config, latents, timestep, actions, action_timestep, context, mask, num_observed=2
+    model.weights, config, latents, timestep, actions, action_timestep, context, mask, num_observed=2
   )
   tensors = dict(
     latents=channels_second(latents),
@@ -165,14 +230,15 @@ def joint_once(folder, rng, weights):
     pred_action=action[None],
   )
   runs = [dict(name="a", F=4, H=4, W=2, num_history_frames=2, action_len=5, batch=1, video_ctor_overrides=WINDOWS)]
-  write(folder, "c06_joint_once", {f"a/{k}": v for k, v in tensors.items()}, weights="c05_wam_weights", runs=runs)
+  tensors = {f"a/{name}": value for name, value in tensors.items()}
+  write(folder, model.case("c06_joint_once"), tensors, weights=model.case("c05_wam_weights"), runs=runs)
 
 
-def action_loop(folder, rng, weights):
+def action_loop(folder, rng, model):
   """Actions alone: the history's keys and values once, then Euler steps over the shifted levels."""
   steps, shift = 4, 5.0
-  observed, actions, context = normal(rng, 2, 4, 2, 4), normal(rng, 5, 3), normal(rng, 6, 8)
-  mask, config = np.arange(6) < 4, golden.model_config(WEIGHTS, WINDOWS)
+  observed, actions, context = model.latents(rng, 2), model.actions(rng, 5), model.context(rng, 6)
+  mask, config = np.arange(6) < 4, model.config(WINDOWS)
   level = 1 - np.arange(steps) / steps
   sigmas = (shift * level / (1 + (shift - 1) * level)).astype(np.float32)
   tensors = dict(
@@ -183,31 +249,57 @@ def action_loop(folder, rng, weights):
     sigmas=sigmas,
     timesteps=1000 * sigmas,
   )
-  _, trace = oracle.video(weights, config, observed, 0.0, context, mask, num_observed=2)
+  _, trace = oracle.video(model.weights, config, observed, 0.0, context, mask, num_observed=2)
   for layer, (k, v) in enumerate(zip(trace["keys"], trace["values"], strict=True)):
     if k is not None:
       tensors |= {f"video_kv/layer{layer}/{name}": x.reshape(1, len(x), -1) for name, x in (("k", k), ("v", v))}
   for step, (sigma, after) in enumerate(zip(sigmas, [*sigmas[1:], 0.0], strict=True)):
-    velocity = oracle.action(weights, config, actions, 1000.0 * sigma, context, mask, trace, slice(None))
+    velocity = oracle.action(model.weights, config, actions, 1000.0 * sigma, context, mask, trace, slice(None))
     tensors |= {f"step{step}/sample": actions[None], f"step{step}/model_output": velocity[None]}
     actions = actions + velocity * (float(after) - float(sigma))
     tensors[f"step{step}/prev_sample"] = actions[None]
   tensors["action"] = actions[None]
-  meta = dict(weights="c05_wam_weights", video_ctor_overrides=WINDOWS, steps=steps)
-  write(folder, "c06_loop_infer_action", tensors, **meta)
+  meta = dict(weights=model.case("c05_wam_weights"), video_ctor_overrides=WINDOWS, steps=steps)
+  write(folder, model.case("c06_loop_infer_action"), tensors, **meta)
+
+
+def proprio(folder, rng, model):
+  """The robot's state as one token more of the context, of one state or of several."""
+  width = model.action_dit["action_head_cfg"]["action_state_dim"]
+  context, context_mask = model.context(rng, 2, 5), np.arange(5) < np.array([[5], [3]])
+  state2, state3 = normal(rng, 2, width), normal(rng, 2, 3, width)
+  state2_mask = np.stack([np.arange(width) != 1, np.zeros(width, bool)])
+  tensors = dict(context=context, context_mask=context_mask, state2=state2, state3=state3, state2_mask=state2_mask)
+  for name, mask, states, state_mask in (
+    ("a_2d_nomask", None, state2[:, None], None),
+    ("b_2d_mask", None, state2[:, None], state2_mask),
+    ("c_2d_ctxmask", context_mask, state2[:, None], state2_mask),
+    ("d_3d", context_mask, state3, None),
+  ):
+    rows, masks = [], []
+    for row in range(2):
+      tokens, seen = context[row], None if mask is None else mask[row]
+      for state in states[row]:
+        shown = np.ones(width, bool) if state_mask is None else state_mask[row]
+        tokens, seen = oracle.with_state(model.weights, tokens, seen, state, shown)
+      rows.append(tokens)
+      masks.append(seen)
+    tensors |= {f"{name}/context_out": np.stack(rows), f"{name}/context_mask_out": np.stack(masks)}
+  weights = f"{model.case('c05_wam_weights')} (action_dit.proprio_encoder.*)"
+  write(folder, model.case("c11_proprio_context"), tensors, weights=weights)
 
 
 def main(folder=FOLDER):
   rng = np.random.default_rng(SEED)
-  model_config = golden.model_config(WEIGHTS, {})
-  weights = tiny.tensors(model_config)
-  write(folder, "c05_wam_weights", weights, **WEIGHTS)
   gated_delta_rule(folder, rng)
   attention_masks(folder)
   attention(folder, rng)
-  video_tower(folder, rng, weights)
-  joint_once(folder, rng, weights)
-  action_loop(folder, rng, weights)
+  for model in MODELS:
+    write(folder, model.case("c05_wam_weights"), model.weights, **model.meta)
+    video_tower(folder, rng, model)
+    joint_once(folder, rng, model)
+    action_loop(folder, rng, model)
+    proprio(folder, rng, model)
 
 
 if __name__ == "__main__":

@@ -78,8 +78,8 @@ def test_case_errors_are_one_line(tmp_path):
   (tmp_path / "c99_new.json").write_text('{"case": "c99_new"}')
   (tmp_path / "c99_new.safetensors").write_bytes((make.FOLDER / "c01_gated_delta_rule.safetensors").read_bytes())
   for run, says in {
-    lambda: read_case(tmp_path / "c01_none.json"): "missing",
-    lambda: read_case(tmp_path / "c01_torn.json"): "not readable",
+    lambda: read_case(tmp_path / "c01_none.json"): "c01_none.json does not exist",
+    lambda: read_case(tmp_path / "c01_torn.json"): "c01_torn.safetensors is not a readable",
     lambda: list(parity.run_case(read_case(tmp_path / "c99_new.json"))): "no runner",
     lambda: list(find_cases([str(tmp_path / "c01_none")])): "does not exist",
     lambda: list(find_cases([str(make.FOLDER.parent)])): "holds no golden case",

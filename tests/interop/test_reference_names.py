@@ -1,7 +1,9 @@
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
+from kairos_jax import files
 from kairos_jax.errors import KairosError
 from kairos_jax.interop.reference_names import from_reference, load_safetensors, save_safetensors, to_reference
 from tests.model import tiny
@@ -37,6 +39,14 @@ def test_every_number_has_one_place(tensors):
     groups["layer_1"]["gated_delta"]["q_conv"][1].T,
   )
   assert tensors["video_dit.patch_embedding.weight"].shape == (24, 3, 1, 2, 2)
+
+
+def test_converted_parameters_survive_a_file(tensors, tmp_path):
+  """They are views of the reference's tensors, most of them transposed."""
+  params = {"/".join(path): x for path, x in flatten_dict(from_reference(tensors, MIXTURE)).items()}
+  assert not all(x.flags.c_contiguous for x in params.values())
+  files.write_safetensors(tmp_path / "weights.safetensors", params)
+  assert_same(files.read_safetensors(tmp_path / "weights.safetensors"), params)
 
 
 @pytest.mark.parametrize("wrapper", ["dit.", "pipe.dit."])

@@ -65,8 +65,15 @@ def test_one_broken_case_does_not_stop_the_others(folder):
   write_case(folder, "c90_b", x=[1], y=[2])
   write_case(folder, "c91_unknown", x=[1])
   broken, fine, unknown = verdict.judge(verdict.select([str(folder)]))
-  assert "not readable" in broken.error and fine.passed
-  assert unknown.skipped.startswith("no runner for 'c91'") and not unknown.passed and not unknown.error
+  assert "not readable JSON" in broken.error and fine.passed
+  assert unknown.error.startswith("no runner for 'c91'") and not unknown.passed and not unknown.skipped
+
+
+def test_a_case_without_a_runner_is_skipped_only_where_that_is_allowed(folder):
+  path = write_case(folder, "c91_unknown", x=[1])
+  (failed,), (skipped,) = verdict.judge([path]), verdict.judge([path], allow_skipped=True)
+  assert failed.error == skipped.skipped and not failed.skipped and not skipped.error
+  assert not failed.passed and not skipped.passed
 
 
 def test_a_case_that_compares_nothing_has_not_passed(folder, monkeypatch):
@@ -80,6 +87,3 @@ def test_select(folder):
   assert verdict.select([str(folder), str(path), str(path.with_suffix(""))]) == [path]
   with pytest.raises(KairosError, match="does not exist"):
     verdict.select([str(folder / "c90_b")])
-  write_case(folder, "c91_unknown", x=[1])
-  with pytest.raises(KairosError, match="no runner for 'c91'"):
-    verdict.select([str(folder / "c91_unknown.safetensors")])

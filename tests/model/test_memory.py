@@ -10,6 +10,7 @@ from einops import rearrange
 
 from kairos_jax.errors import KairosError
 from kairos_jax.model import WorldActionModel, rotation
+from kairos_jax.model import memory as memory_lib
 from kairos_jax.model.memory import Memory
 from tests.model import oracle, tiny
 
@@ -61,7 +62,7 @@ def test_what_a_memory_holds(long_stream):
   """The last keys and values that each layer's window and the actions can reach, and the delta net's state."""
   _, _, memory, _, trace = long_stream
   layers, size, num_observed = BOUNDED.video.layers, len(BOUNDED.video.group), 4 * sum(CHUNKS)
-  assert int(memory.position) == sum(CHUNKS)
+  assert int(memory.position[0]) == sum(CHUNKS)
   for layer, kind in enumerate(layers):
     if kind == "GATED":
       continue
@@ -83,9 +84,14 @@ def test_delta_state_is_that_of_one_pass(long_stream):
     np.testing.assert_allclose(memory.delta["layer_2"].matrix[group, 0], trace["states"][3 * group + 2], atol=1e-5)
 
 
-@pytest.mark.parametrize("num_observed", [1, 5], ids=["history shorter than the window", "longer"])
-def test_prefill_then_denoise_is_the_full_pass(num_observed):
-  model_config, frames = tiny.config(layers=("DSWA",) * 2), num_observed + FUTURE
+@pytest.mark.parametrize(
+  ("num_observed", "video_frames"),
+  [(1, None), (5, None), (1, 3), (5, 3)],
+  ids=["history shorter than the window", "longer", "shorter than what actions read", "longer than what actions read"],
+)
+def test_prefill_then_denoise_is_the_full_pass(num_observed, video_frames):
+  """Joint and action-only actions are the same, with more history than `video_frames` included."""
+  model_config, frames = tiny.config(layers=("DSWA",) * 2, video_frames=video_frames), num_observed + FUTURE
   latents, context, actions = tiny.latents(frames, seed=num_observed), tiny.context(), tiny.actions(2)
   params = tiny.params(model_config)
   inputs = (latents[0], TIMESTEP[0], actions[0], TIMESTEP[0], context.tokens[0])
@@ -93,12 +99,16 @@ def test_prefill_then_denoise_is_the_full_pass(num_observed):
   memory = stream(model_config, latents, context, [num_observed])
   got = tiny.apply(model_config, "denoise_video")(params, latents[:, num_observed:], TIMESTEP, context, memory=memory)
   np.testing.assert_allclose(got[0], video[num_observed:], atol=1e-5)
-  got = tiny.apply(model_config, "denoise_actions")(params, memory, actions, TIMESTEP, context)
-  np.testing.assert_allclose(got[0], action, atol=1e-5)
+  alone = tiny.apply(model_config, "denoise_actions")(params, memory, actions, TIMESTEP, context)
+  np.testing.assert_allclose(alone[0], action, atol=1e-5)
+  joint = tiny.apply(model_config, "denoise_joint")
+  _, got = joint(params, latents, TIMESTEP, actions, TIMESTEP, context, num_observed=np.array([num_observed]))
+  np.testing.assert_allclose(got, alone, atol=1e-5)
 
 
-def test_causal_history_does_not_depend_on_its_chunks_and_serves_every_decision():
-  model_config = tiny.config(causal_history=True)
+@pytest.mark.parametrize("video_frames", [None, 1])
+def test_causal_history_does_not_depend_on_its_chunks_and_serves_every_decision(video_frames):
+  model_config = tiny.config(causal_history=True, video_frames=video_frames)
   latents, context, params = tiny.latents(4), tiny.context(), tiny.params(model_config)
   whole, parts = (stream(model_config, latents[:, :3], context, chunks) for chunks in ((3,), (1, 2)))
   for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
@@ -145,7 +155,7 @@ def test_bounded_memory_has_one_shape_and_compiles_once(long_stream):
     memory = run(tiny.params(BOUNDED), memory, latents[:, :1], context)
     assert jax.tree.map(jnp.shape, memory) == shapes, step
   assert run._cache_size() == compiled
-  assert int(memory.position) == sum(CHUNKS) + 6
+  assert int(memory.position[0]) == sum(CHUNKS) + 6
   frames = memory.window["layer_0"].frames, memory.window["layer_1"].frames, memory.action["layer_0"].frames
   assert frames == (1, 2, 3)
 
@@ -168,9 +178,9 @@ def test_a_stream_goes_on_after_a_long_time(position):
   text, tensors = context.tokens[0], tiny.tensors(model_config)
   extend, params = tiny.apply(model_config, "extend"), tiny.params(model_config)
   memory = extend(params, None, jnp.zeros_like(latents[:, :1]), context)
-  memory = extend(params, memory.replace(position=jnp.int32(position)), latents[:, :2], context)
+  memory = extend(params, memory.replace(position=jnp.full(1, position)), latents[:, :2], context)
   got = tiny.apply(model_config, "denoise_video")(params, latents[:, 2:], TIMESTEP, context, memory=memory)
-  assert int(memory.position) == position + 2
+  assert int(memory.position[0]) == position + 2
   # The window has left the first frame behind, and with one layer nothing else remembers it.
   want, trace = oracle.video(
     tensors, model_config, latents[0], TIMESTEP[0], text, num_observed=2, chunks=[2, 2], first_frame=position
@@ -198,10 +208,56 @@ def test_timestep_embedding_is_the_float64_sinusoid():
 
 def test_token_rule_cannot_stream():
   model_config = tiny.config(layers=("SWA",), rule="token")
-  params, memory = tiny.params(model_config), Memory(jnp.int32(1), {}, {}, {})
+  params, memory = tiny.params(model_config), Memory(jnp.ones(1, jnp.int32), {}, {}, {})
   with pytest.raises(KairosError, match="cannot stream"):
     tiny.apply(model_config, "extend").eval_shape(params, None, tiny.latents(1), tiny.context())
   with pytest.raises(KairosError, match="cannot stream"):
     tiny.apply(model_config, "denoise_video").eval_shape(
       params, tiny.latents(1), TIMESTEP, tiny.context(), memory=memory
     )
+
+
+def test_streams_that_began_at_different_moments_share_a_batch():
+  """Fill, position and delta state are each stream's own; nothing is compiled again when positions differ."""
+  params, context = tiny.params(BOUNDED), tiny.context(3, masked=True)
+  latents, actions = tiny.latents(6, batch=3, seed=9), tiny.actions(2, batch=3)
+  alone_context = [jax.tree.map(lambda x, i=i: x[i : i + 1], context) for i in range(3)]
+  extend, video, act = (tiny.apply(BOUNDED, name) for name in ("extend", "denoise_video", "denoise_actions"))
+
+  alone = [
+    stream(BOUNDED, latents[i : i + 1], alone_context[i], chunks) for i, chunks in enumerate([(1,), (2, 1), (4,)])
+  ]
+  alone[1] = alone[1].replace(position=jnp.full(1, 70_001))
+  together = stream(BOUNDED, latents, context, (1,))
+  together = jax.jit(memory_lib.put)(together, jnp.array([5, 1]), stack([alone[0], alone[1]]))  # 5: nobody
+  together = memory_lib.put(together, jnp.array([0, 2]), stack([alone[0], alone[2]]))
+  np.testing.assert_array_equal(together.position, [1, 70_001, 4])
+
+  same = memory_lib.put(together, jnp.arange(3), stack([alone[2]] * 3))
+
+  def run(memory):
+    now = np.repeat(TIMESTEP, 3)
+    frames = video(params, latents[:, 4:], now, context, memory=memory)
+    chunk = act(params, memory, actions, now, context)
+    return extend(params, memory, latents[:, 4:5], context), frames, chunk
+
+  run(same)
+  compiled = [f._cache_size() for f in (extend, video, act)]
+  after, frames, chunk = run(together)
+  assert [f._cache_size() for f in (extend, video, act)] == compiled
+  for i, memory in enumerate(alone):
+    mine = slice(i, i + 1)
+    want = extend(params, memory, latents[mine, 4:5], alone_context[i])
+    got = memory_lib.take(after, jnp.array([i]))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), got, want)
+    want = video(params, latents[mine, 4:], TIMESTEP, alone_context[i], memory=memory)
+    np.testing.assert_allclose(frames[mine], want, atol=1e-5)
+    want = act(params, memory, actions[mine], TIMESTEP, alone_context[i])
+    np.testing.assert_allclose(chunk[mine], want, atol=1e-5)
+
+
+def stack(memories):
+  """One memory of several streams."""
+  position = jnp.concatenate([m.position for m in memories])
+  layers = ({n: getattr(m, n) for n in ("window", "delta", "action")} for m in memories)
+  return Memory(position, **jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *layers))

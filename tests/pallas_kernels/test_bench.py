@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels import bench, chips, workload
+from pallas_kernels import bench, chips, timing, workload
 from tests.pallas_kernels import toy
 
 CHIP = chips.Chip("measured", "cpu", "toy", flops=1e9, hbm_bytes_per_s=1e9, on_chip_bytes=0)
@@ -91,7 +91,7 @@ def test_the_median_of_runs_in_turns(monkeypatch):
   order: list[str] = []
   costs = {"a": iter([7, 5, 7, 1, 7, 9]), "b": iter([7, 1] * 3)}  # the first run of a turn does not count
   now = [0.0]
-  monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
+  monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
   monkeypatch.setattr(bench, "RUNS", 3)
   monkeypatch.setattr(bench, "SECONDS", 0.0)
 

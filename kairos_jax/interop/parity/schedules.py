@@ -26,15 +26,27 @@ def schedules(case: GoldenCase) -> Compared:
         sigma_min=ctor.get("sigma_min", 0.003 / 1.002),
         strength=call.get("denoising_strength", 1.0),
         endpoint=not ctor.get("extra_one_step", False),
-        inverse=ctor.get("inverse_timesteps", False),
-        reverse=ctor.get("reverse_sigmas", False),
-        terminal=ctor.get("shift_terminal"),
       )
+      schedule = _variant(schedule, ctor)
     t = case.part(f"{name}/")
     yield f"{name}/sigmas", schedule.sigmas, t["sigmas"]
     yield timesteps("timesteps", schedule, t)
     if call.get("training"):
       yield from _training_schedule(name, schedule, t, case.tensors)
+
+
+def _variant(schedule: Schedule, ctor: dict[str, Any]) -> Schedule:
+  """What three options of the reference make of a schedule: they are here alone, for no sampler uses them."""
+  sigmas, final = schedule.sigmas, schedule.final
+  if ctor.get("inverse_timesteps"):
+    # From data to noise. The reference turns the levels before their shift, which acts on each by itself.
+    sigmas, final = sigmas[::-1], 1.0
+  if (terminal := ctor.get("shift_terminal")) is not None:  # the last level is this
+    distance = 1 - sigmas
+    sigmas = 1 - distance / (distance[-1] / np.float32(1 - terminal))
+  if ctor.get("reverse_sigmas"):
+    sigmas, final = 1 - sigmas, 1.0
+  return Schedule(sigmas, final)
 
 
 def timesteps(name: str, schedule: Schedule, t: dict[str, np.ndarray]) -> tuple[str, Any, Any]:

@@ -1,0 +1,66 @@
+"""What every command says to a person: plain lines, and how far a long piece of work has come."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+
+_OUT, _ERR = Console(), Console(stderr=True)
+_PLAIN_LINE_EVERY = 10.0  # seconds
+
+
+def show(line: str = "", *, stderr: bool = False) -> None:
+  """Prints a line as it is; one longer than the screen is not broken. A live bar stays below it."""
+  _console(stderr).print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+class Progress:
+  """How far one piece of work has come; made by `progress`."""
+
+  def __init__(self, bar: Bar, name: str, total: float, done: float, stderr: bool):
+    self._bar, self._name, self._total, self._done, self._stderr = bar, name, total, done, stderr
+    self._task = bar.add_task(name, total=total, text="")
+    bar.update(self._task, completed=done)
+    self._last_line = time.monotonic()
+
+  def update(self, done: float, text: str = "") -> None:
+    """Says that `done` of the total is done, and something about it: losses, what comes next."""
+    self._done = done
+    self._bar.update(self._task, completed=done, text=text)
+    now = time.monotonic()
+    if self._bar.disable and now - self._last_line > _PLAIN_LINE_EVERY:
+      show(f"{self._name}: {done:g}/{self._total:g}  {text}".rstrip(), stderr=self._stderr)
+      self._last_line = now
+
+  def advance(self, text: str = "") -> None:
+    """Says that one more is done."""
+    self.update(self._done + 1, text)
+
+
+@contextlib.contextmanager
+def progress(name: str, total: float, *, done: float = 0, stderr: bool = False) -> Iterator[Progress]:
+  """A live bar in a terminal, which goes when the block ends; elsewhere a plain line every ten seconds.
+
+    with console.progress("closed loop", total=100) as bar:
+      bar.update(7, "3 successes")
+
+  Args:
+    name: leads the bar and every line.
+    total: of the work, in any unit.
+    done: of it before this call, by a run that is resumed.
+    stderr: write to standard error, because standard output holds the command's result.
+  """
+  console = _console(stderr)
+  columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:g}/{task.total:g}"))
+  bar = Bar(
+    *columns, TextColumn("{task.fields[text]}"), console=console, transient=True, disable=not console.is_terminal
+  )
+  with bar:
+    yield Progress(bar, name, total, done, stderr)
+
+
+def _console(stderr: bool) -> Console:
+  return _ERR if stderr else _OUT
