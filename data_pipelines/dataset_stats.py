@@ -70,9 +70,7 @@ def write(path: str | Path, stats: DatasetStats) -> None:
     }
     for feature in stats.overall
   }
-  with files.replaced(path) as temporary:
-    content = {**features, "num_episodes": stats.episodes, "num_transition": stats.transitions}
-    Path(temporary).write_text(json.dumps(content, indent=2) + "\n")
+  files.write_json(path, {**features, "num_episodes": stats.episodes, "num_transition": stats.transitions})
 
 
 def read(path: str | Path) -> DatasetStats:

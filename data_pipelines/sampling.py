@@ -83,9 +83,9 @@ class Window:
     }
 
 
-def in_force(times: float | Float[np.ndarray, "n"], rate: float) -> Int[np.ndarray, "n"]:
+def in_force(times: float | Float[np.ndarray, "n"], rate: float) -> Int[np.ndarray, "..."]:
   """Indices of the samples in force at `times` (s): the last ones that had begun, sample i beginning at i / rate."""
-  return np.floor(np.asarray(times) * rate + _ROUND).astype(np.int64)
+  return np.asarray(np.floor(np.asarray(times) * rate + _ROUND), np.int64)
 
 
 def _labels(

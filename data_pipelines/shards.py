@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from data_pipelines import records, statistics
 from data_pipelines.contents import Contents
@@ -120,8 +118,7 @@ def finalize(folder: str | Path, name: str, shards: int, recipe: Mapping[str, ob
     },
     "recipe": dict(recipe or {}),
   }
-  with files.replaced(folder / MANIFEST) as temporary:
-    Path(temporary).write_text(json.dumps(manifest, indent=2) + "\n")
+  files.write_json(folder / MANIFEST, manifest)
   shutil.rmtree(parts)
   return names
 
@@ -183,15 +180,14 @@ def _summary(feature: statistics.Statistics) -> dict[str, Any]:
 
 
 def _save_statistics(path: Path, features: Mapping[str, Features], described: Mapping[str, Any]) -> None:
-  tensors = {key: np.ascontiguousarray(value) for key, value in statistics.to_tensors(features).items()}
-  with files.replaced(path) as temporary:
-    save_file(tensors | {"description": np.frombuffer(json.dumps(described).encode(), np.uint8)}, temporary)
+  description = np.frombuffer(json.dumps(described).encode(), np.uint8)
+  files.write_safetensors(path, statistics.to_tensors(features) | {"description": description})
 
 
 def _load_statistics(path: Path) -> tuple[dict[str, Any], dict[str, Features]]:
   try:
-    tensors = load_file(path)
+    tensors = files.read_safetensors(path)
     described = json.loads(tensors.pop("description").tobytes())
     return described, statistics.from_tensors(described["contents"], tensors)
-  except (OSError, SafetensorError, ValueError, KeyError, IndexError, TypeError) as error:
+  except (KairosError, ValueError, KeyError, IndexError, TypeError) as error:
     raise KairosError(f"cannot read the statistics {path}: {error}") from error

@@ -5,7 +5,7 @@ import functools
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from absl import logging
@@ -27,6 +27,7 @@ class Record:
   clip: Clip
 
 
+@runtime_checkable
 class Source(Protocol):
   """A dataset by index. To add one, implement these; see docs/data.md."""
 

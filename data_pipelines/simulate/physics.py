@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import mujoco
 import numpy as np
+from jaxtyping import Float
 
 from data_pipelines.records import Clip
 from data_pipelines.simulate.filming import simulated_clip
@@ -129,7 +130,7 @@ class Physics:
   def _add(
     self,
     rng: np.random.Generator,
-    position: Sequence[float | None],
+    position: Sequence[float | None] | Float[np.ndarray, "3"],
     velocity: Vector,
     spin: Vector = (0, 0, 0),
     quat: Vector = (1, 0, 0, 0),
