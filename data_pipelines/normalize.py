@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Array, Float, Float32
 
 from data_pipelines import embodiments
 from data_pipelines.embodiments.base import Embodiment, Normalization
@@ -13,9 +13,9 @@ from data_pipelines.source import Source
 from data_pipelines.statistics import Features, Statistics, Summary, merge_into
 from kairos_jax.errors import KairosError
 
-_SMALL = (
-  1e-4  # A dimension of a smaller range (a deviation of less than its hundredth) is constant: it is only centered.
-)
+# A dimension of a smaller range, or of a deviation below a hundredth of it, is constant: it is only centered.
+_SMALL = 1e-4
+Values = Float[np.ndarray, "... D"] | Float[Array, "... D"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +66,12 @@ class Normalizer:
     """Steps that have numbers of their own; None if all have the same."""
     return self.center.shape[0] if self.center.ndim == 2 else None
 
-  def normalize(self, x: Float[np.ndarray, "... D"]) -> Float[np.ndarray, "... D"]:
+  def normalize(self, x: Values) -> Values:
     """Native units to one scale, numpy and jax arrays alike; [..., n, D] from a chunk's first step on, if per step."""
     center, scale = self._numbers(x)
     return (x - center) / scale
 
-  def denormalize(self, x: Float[np.ndarray, "... D"]) -> Float[np.ndarray, "... D"]:
+  def denormalize(self, x: Values) -> Values:
     """The inverse of `normalize`."""
     center, scale = self._numbers(x)
     return x * scale + center
