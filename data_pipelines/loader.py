@@ -19,6 +19,7 @@ from kairos_jax.errors import KairosError
 from kairos_jax.seeds import derive
 
 Crop = Literal["start", "random", "anywhere"]
+_LARGE = 2**20  # bytes of a sample's video
 Tokenize = Callable[[str], PyTree[np.ndarray]]
 
 
@@ -91,7 +92,7 @@ def make_loader(
   if crop not in get_args(Crop):
     raise KairosError(f"unknown crop {crop!r}: {', '.join(get_args(Crop))}")
   window = Window(frames, video_fps, action_steps, state_dim, action_dim, picture_size, dict(normalizers))
-  _check(window, {name: sources[name] for name in mixture.names})
+  height, width = _check(window, {name: sources[name] for name in mixture.names})
 
   samples = batch_size * steps * process_count
   order = sorted(sources)
@@ -102,12 +103,14 @@ def make_loader(
   sampler = _Sampler(window, samples, derive(seed, "samples"), tokenize, crop, instruction_share)
   mixed = grain.MapDataset.select_from_datasets(streams, Curriculum(mixture, samples, derive(seed, "mixture")))
   mine = mixed.map_with_index(sampler)[process_index::process_count]
-  options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2 * batch_size)
+  # Decompression leaves the interpreter to another thread; with small samples two threads only fight over it.
+  threads = 2 if frames * height * width * 3 >= _LARGE else 1
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size)
   return iter(mine.to_iter_dataset(options).batch(batch_size, drop_remainder=True))
 
 
-def _check(window: Window, sources: Mapping[str, Source]) -> None:
-  """What can be known of the samples before the first is read."""
+def _check(window: Window, sources: Mapping[str, Source]) -> tuple[int, int]:
+  """Holds to what can be known of the samples before the first is read; the height and width of their pictures."""
   sizes: dict[str, tuple[int, int]] = {}
   for folder, source in sources.items():
     for name, contents in source.contents.items():
@@ -144,6 +147,7 @@ def _check(window: Window, sources: Mapping[str, Source]) -> None:
         )
   if len(set(sizes.values())) > 1:
     raise KairosError(f"pictures differ in size between sources: {sizes}; a batch needs one, or a picture_size")
+  return next(iter(sizes.values()))
 
 
 class _Endless:

@@ -58,11 +58,14 @@ class Window:
     length = int(np.searchsorted(frame, clip.frames))
     kept = np.minimum(frame, clip.frames - 1)
     used = self.embodiment(clip.embodiment)
-    cameras = {name: clip.cameras[name][kept] for name in used.cameras if name in clip.cameras}
+    # Frames in a row are a view, which the batch copies once.
+    row = kept[-1] - kept[0] == self.frames - 1 and length == self.frames
+    shown = slice(kept[0], kept[-1] + 1) if row else kept
+    cameras = {name: clip.cameras[name][shown] for name in used.cameras if name in clip.cameras}
     normalizer = self.normalizers.get(clip.embodiment)
     state_index = in_force(times, clip.action_hz)
     state_index[length:] = len(clip.state)
-    action_index = int(in_force(begin, clip.action_hz)) + np.arange(self.action_steps)
+    action_index = in_force(times[:1], clip.action_hz) + np.arange(self.action_steps)
     state, state_mask = _labels(
       clip.state, clip.state_mask, state_index, self.state_dim, normalizer.state if normalizer else None
     )
@@ -83,9 +86,9 @@ class Window:
     }
 
 
-def in_force(times: float | Float[np.ndarray, "n"], rate: float) -> Int[np.ndarray, "..."]:
-  """Indices of the samples in force at `times` (s): the last ones that had begun, sample i beginning at i / rate."""
-  return np.asarray(np.floor(np.asarray(times) * rate + _ROUND), np.int64)
+def in_force(times: Float[np.ndarray, "n"], rate: float) -> Int[np.ndarray, "n"]:
+  """Indices of the samples in force at `times` (s, from 0): the last that had begun, sample i beginning at i / rate."""
+  return (times * rate + _ROUND).astype(np.int64)
 
 
 def _labels(
