@@ -1,10 +1,12 @@
-"""The record: one clip of video with its captions and, where known, states and actions. Every source writes it.
+"""The record: one clip of named cameras with its texts and, where known, states and actions. Every source writes it.
 
 The schema, with shapes and units, is in docs/data.md. Records are safetensors bytes in ArrayRecord shards.
 """
 
 import dataclasses
+import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,79 +16,162 @@ from safetensors.numpy import load, save
 
 from kairos_jax.errors import KairosError
 
+VERSION = 2
+MAX_BYTES = 2**30  # of a record; a longer one is refused before it is parsed
+_MAX_DESCRIPTION = 2**20  # bytes of JSON
+
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-  """One clip. action[t] leads from frame t to frame t + 1; a mask is False where nothing is labeled."""
+  """One clip. Frame i is in force from time i / video_fps, state and action i from time i / action_hz, all from 0 s.
 
-  video: UInt8[np.ndarray, "T H W 3"]
-  fps: float  # Hz
+  A frame's state and action are therefore found by time, never by index. A mask is False where nothing is labeled.
+
+  Raises:
+    KairosError: on construction, if an array or a number breaks the schema.
+  """
+
+  cameras: Mapping[str, UInt8[np.ndarray, "T H W 3"]]  # of one T; each camera has a size of its own
+  video_fps: float  # Hz
+  action_hz: float  # Hz, of states and actions
+  state: Float32[np.ndarray, "N S"]  # in the embodiment's units; N and S may be 0
+  action: Float32[np.ndarray, "M A"]
+  state_mask: Bool[np.ndarray, "N"]
+  action_mask: Bool[np.ndarray, "M"]
+  embodiment: str  # see data_pipelines/embodiments
+  source: str  # the dataset that the clip comes from
+  license: str  # an SPDX identifier, or "unknown"
   caption: str  # detailed: what is seen and what happens
-  instruction: str  # short imperative; "" if none
-  state: Float32[np.ndarray, "T S"]  # S may be 0
-  action: Float32[np.ndarray, "T-1 A"]  # A may be 0
-  state_mask: Bool[np.ndarray, "T"]
-  action_mask: Bool[np.ndarray, "T-1"]
-  source: str
-  embodiment: str
+  instruction: str  # a short imperative; "" if none
+  paraphrases: tuple[str, ...] = ()  # other wordings of the instruction
+  provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # free JSON: where exactly it comes from
 
   def __post_init__(self):
-    """Holds every clip, made or read, to the schema; KairosError on the first violation."""
-    frames = self.video.shape[0] if self.video.ndim == 4 else 0
-    if frames < 1 or self.video.shape[-1] != 3 or 0 in self.video.shape:
-      raise KairosError(f"clip video has shape {self.video.shape}: [T, H, W, 3] with T, H, W at least 1 is allowed")
-    expected = {
-      "video": (np.uint8, self.video.shape),
-      "state": (np.float32, (frames, self.state.shape[-1] if self.state.ndim == 2 else "S")),
-      "action": (np.float32, (frames - 1, self.action.shape[-1] if self.action.ndim == 2 else "A")),
-      "state_mask": (np.bool_, (frames,)),
-      "action_mask": (np.bool_, (frames - 1,)),
-    }
-    for name, (dtype, shape) in expected.items():
-      array = getattr(self, name)
-      if array.dtype != dtype or array.shape != shape:
-        wanted = f"{np.dtype(dtype).name} {list(shape)}"
-        raise KairosError(f"clip {name} is {array.dtype} {list(array.shape)}: {wanted} is required")
-    if not (math.isfinite(self.fps) and self.fps > 0):
-      raise KairosError(f"clip fps is {self.fps}: a positive number of Hz is required")
+    """Holds every clip, made or read, to the schema."""
+    if not self.cameras:
+      raise KairosError("clip cameras is empty: at least one named camera is required")
+    for name, video in self.cameras.items():
+      if not name or "/" in name:
+        raise KairosError(f"clip camera {name!r}: a name without a slash is required")
+      if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or 0 in video.shape:
+        raise KairosError(
+          f"clip camera {name!r} is {video.dtype} {list(video.shape)}: uint8 [T, H, W, 3] is required, none of them 0"
+        )
+    lengths = {name: len(video) for name, video in self.cameras.items()}
+    if len(set(lengths.values())) > 1:
+      raise KairosError(f"clip cameras have {lengths} frames: one number is required")
     for name in ("state", "action"):
-      if not np.isfinite(getattr(self, name)).all():
+      values, mask = getattr(self, name), getattr(self, f"{name}_mask")
+      if values.dtype != np.float32 or values.ndim != 2:
+        raise KairosError(f"clip {name} is {values.dtype} {list(values.shape)}: float32 of two axes is required")
+      if mask.dtype != np.bool_ or mask.shape != values.shape[:1]:
+        raise KairosError(f"clip {name}_mask is {mask.dtype} {list(mask.shape)}: bool {[len(values)]} is required")
+      if not np.isfinite(values).all():
         raise KairosError(f"clip {name} holds NaN or infinity: unknown entries are 0 with a False mask")
+    for name in ("video_fps", "action_hz"):
+      rate = getattr(self, name)
+      if not isinstance(rate, int | float) or isinstance(rate, bool) or not (math.isfinite(rate) and rate > 0):
+        raise KairosError(f"clip {name} is {rate!r}: a positive number of Hz is required")
+    for name in _STRINGS:
+      if not isinstance(getattr(self, name), str):
+        raise KairosError(f"clip {name} is {getattr(self, name)!r}: a text is required")
+    if not isinstance(self.paraphrases, tuple) or not all(isinstance(text, str) for text in self.paraphrases):
+      raise KairosError(f"clip paraphrases is {self.paraphrases!r}: a tuple of texts is required")
+    if not isinstance(self.provenance, Mapping):
+      raise KairosError(f"clip provenance is {self.provenance!r}: a JSON object is required")
+
+  @property
+  def frames(self) -> int:
+    """T, of every camera."""
+    return len(next(iter(self.cameras.values())))
 
 
-_STRINGS = ("caption", "instruction", "source", "embodiment")
-_FIELDS = {field.name for field in dataclasses.fields(Clip)}
+_STRINGS = ("embodiment", "source", "license", "caption", "instruction")
+_ARRAYS = ("state", "action", "state_mask", "action_mask")
+_DESCRIPTION = (*_STRINGS, "video_fps", "action_hz", "paraphrases", "provenance")
+_CAMERA = "camera/"
 
 
 def encode(clip: Clip) -> bytes:
-  """A clip as safetensors bytes: arrays as they are, fps as a float64 scalar, strings as UTF-8 in uint8 tensors."""
-  tensors = {name: np.ascontiguousarray(getattr(clip, name)) for name in _FIELDS - {*_STRINGS, "fps"}}
-  tensors["fps"] = np.array(clip.fps, np.float64)
-  for name in _STRINGS:
-    tensors[name] = np.frombuffer(getattr(clip, name).encode(), np.uint8)
-  return save(tensors)
+  """A clip as safetensors bytes: arrays as they are, and all else in one JSON text, the uint8 tensor `description`.
+
+  Raises:
+    KairosError: the provenance is not JSON, or the record would be too large.
+  """
+  try:
+    description = json.dumps(
+      {"version": VERSION, **{name: getattr(clip, name) for name in _DESCRIPTION}, "cameras": list(clip.cameras)},
+      sort_keys=True,
+      allow_nan=False,
+    ).encode()
+  except (TypeError, ValueError) as error:
+    raise KairosError(f"clip provenance is not JSON: {error}") from error
+  arrays = {name: getattr(clip, name) for name in _ARRAYS}
+  arrays |= {_CAMERA + name: video for name, video in clip.cameras.items()}
+  if len(description) > _MAX_DESCRIPTION or sum(array.nbytes for array in arrays.values()) > MAX_BYTES - 2**22:
+    raise KairosError(
+      f"clip of {clip.frames} frames is too large for a record: at most {MAX_BYTES} bytes, "
+      f"{_MAX_DESCRIPTION} of them texts and provenance"
+    )
+  tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+  return save({**tensors, "description": np.frombuffer(description, np.uint8)})
 
 
 def decode(record: bytes) -> Clip:
   """The clip `encode` wrote.
 
   Raises:
-    KairosError: not safetensors, a field is missing or unknown, or a rank, dtype or length breaks the schema.
+    KairosError: not safetensors, of another version, too large, a field is missing or unknown, or the schema is broken.
   """
+  if len(record) > MAX_BYTES:
+    raise KairosError(f"record of {len(record)} bytes is too large: at most {MAX_BYTES}")
   try:
     tensors = load(record)
   except (SafetensorError, ValueError, KeyError, TypeError) as error:
     raise KairosError(f"record of {len(record)} bytes is not safetensors: {error}") from error
-  if tensors.keys() != _FIELDS:
-    raise KairosError(f"record fields differ from the schema: {sorted(tensors.keys() ^ _FIELDS)} missing or unknown")
-  if tensors["fps"].shape != ():
-    raise KairosError(f"record fps has shape {list(tensors['fps'].shape)}: a scalar is required")
-  fields: dict[str, Any] = {**tensors, "fps": float(tensors["fps"])}
-  for name in _STRINGS:
-    if tensors[name].dtype != np.uint8 or tensors[name].ndim != 1:
-      raise KairosError(f"record {name} is {tensors[name].dtype}, rank {tensors[name].ndim}: UTF-8 bytes are required")
-    try:
-      fields[name] = tensors[name].tobytes().decode()
-    except UnicodeDecodeError as error:
-      raise KairosError(f"record {name} is not UTF-8: {error.reason}") from error
-  return Clip(**fields)
+  description = _description(tensors)
+  fields: dict[str, Any] = {name: description[name] for name in _DESCRIPTION}
+  fields["paraphrases"] = tuple(fields["paraphrases"])
+  names = description["cameras"]
+  expected = {"description", *_ARRAYS, *(f"{_CAMERA}{name}" for name in names)}
+  if tensors.keys() != expected:
+    raise KairosError(f"record fields differ from the schema: {sorted(tensors.keys() ^ expected)} missing or unknown")
+  fields |= {name: tensors[name] for name in _ARRAYS}
+  return Clip(**fields, cameras={name: tensors[_CAMERA + name] for name in names})
+
+
+def check_version(version: object, what: str) -> None:
+  """KairosError unless a record or a manifest is of this schema."""
+  if version != VERSION:
+    raise KairosError(
+      f"{what} is of schema version {version}, {VERSION} is required: build the dataset again, for the embedded ones "
+      "with `kairos data build`"
+    )
+
+
+def _description(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """The JSON of a record, complete and of this version."""
+  if "description" not in tensors:
+    if {"fps", "video"} <= tensors.keys():
+      check_version(1, "record")
+    raise KairosError("record has no description: it is not of this project, or its bytes are damaged")
+  text = tensors["description"]
+  if text.dtype != np.uint8 or text.ndim != 1 or len(text) > _MAX_DESCRIPTION:
+    raise KairosError(
+      f"record description is {text.dtype} {list(text.shape)}: at most {_MAX_DESCRIPTION} bytes of JSON"
+    )
+  try:
+    description = json.loads(text.tobytes().decode())
+  except (ValueError, RecursionError) as error:
+    raise KairosError(f"record description is not JSON: {error}") from error
+  if not isinstance(description, dict):
+    raise KairosError("record description is not a JSON object")
+  check_version(description.get("version"), "record")
+  expected = {"version", "cameras", *_DESCRIPTION}
+  if description.keys() != expected:
+    different = sorted(description.keys() ^ expected)
+    raise KairosError(f"record description differs from the schema: {different} missing or unknown")
+  for name in ("cameras", "paraphrases"):
+    if not isinstance(description[name], list) or not all(isinstance(text, str) for text in description[name]):
+      raise KairosError(f"record {name} is not a list of texts")
+  return description

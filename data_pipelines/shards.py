@@ -1,89 +1,156 @@
-"""A dataset on disk: ArrayRecord shards of records, and a manifest, `dataset.json`, beside them; written atomically."""
+"""A dataset on disk: ArrayRecord shards of records, their statistics, and a manifest, `dataset.json`, written last.
+
+Many writers can work at once: each writes whole shards with partial statistics (`write_shard`), in any order, and one
+step at the end merges them (`finalize`). One writer alone calls `write_shards`.
+"""
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from data_pipelines import records
-from data_pipelines.normalize import summarize
+from data_pipelines import records, statistics
+from data_pipelines.contents import Contents
 from data_pipelines.records import Clip
+from data_pipelines.statistics import Features
+from kairos_jax import files
 from kairos_jax.errors import KairosError
 
 MANIFEST = "dataset.json"
+STATISTICS = "statistics.safetensors"
+_PARTS = ".parts"  # where shards lie until the dataset is complete
 
 
-def write_shards(
-  clips: Iterable[Clip], folder: str | Path, name: str, per_shard: int, recipe: Mapping[str, object] | None = None
-) -> list[str]:
-  """Writes clips as `{name}-00000-of-00004.array_record` shards and the manifest.
+def write_shard(clips: Iterable[Clip], folder: str | Path, number: int, horizon: int = 1) -> None:
+  """Writes shard `number` of a dataset that is not complete yet, and its partial statistics; repeating it replaces it.
 
-  All is written under temporary names; then the shards are renamed, and the manifest last: a folder with a manifest
-  is complete. One clip is held in memory, and all states and actions, for their quantiles.
+  Nothing that is already in `folder` changes before `finalize`. One clip is held in memory.
 
   Args:
-    clips: at least one; those of one source have the same frame size and number of dimensions.
-    folder: made if missing; an older dataset there is replaced.
+    clips: at least one; those of one source have the same cameras, sizes and numbers of dimensions.
+    folder: of the dataset; made if missing.
+    number: of the shard, from 0.
+    horizon: steps of a chunk that get action statistics of their own; for embodiments normalized per step.
+
+  Raises:
+    KairosError: there are no clips, or clips of one source differ in shape.
+  """
+  parts = Path(folder) / _PARTS
+  parts.mkdir(parents=True, exist_ok=True)
+  contents: dict[str, Contents] = {}
+  features: dict[str, Features] = {}
+  count = 0
+  with files.replaced(parts / f"{number:05d}.array_record") as path:
+    # One record a group: a random read decompresses that record alone.
+    writer = ArrayRecordWriter(path, "group_size:1,zstd")
+    try:
+      for clip in clips:
+        writer.write(records.encode(clip))
+        count += 1
+        seen = Contents.of_clip(clip)
+        contents[clip.source] = contents[clip.source].merged(seen) if clip.source in contents else seen
+        statistics.merge_into(features.setdefault(clip.source, {}), statistics.of_clip(clip, horizon))
+    finally:
+      writer.close()
+    if not count:
+      raise KairosError(f"shard {number} of {folder} has no clips: at least one is required")
+  described = {"records": count, "contents": {name: entry.to_json() for name, entry in contents.items()}}
+  _save_statistics(parts / f"{number:05d}.safetensors", {name: features[name] for name in contents}, described)
+
+
+def finalize(folder: str | Path, name: str, shards: int, recipe: Mapping[str, object] | None = None) -> list[str]:
+  """Makes the dataset of the shards 0 to shards - 1 that writers have left; an older one there is replaced.
+
+  The manifest is written last: a folder with a manifest is complete.
+
+  Args:
+    folder: of the dataset.
     name: of the dataset, the shards' prefix.
-    per_shard: records in every shard but the last.
+    shards: how many were written.
     recipe: how the dataset was made (JSON values), kept in the manifest.
 
   Returns:
     The shards' file names, in order.
 
   Raises:
-    KairosError: there are no clips, or clips of one source differ in shape.
+    KairosError: a shard is missing, or shards differ in the shapes of a source.
   """
   folder = Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  sources: dict[str, _Source] = {}
+  parts = folder / _PARTS
+  contents: dict[str, Contents] = {}
+  merged: dict[str, Features] = {}
   counts: list[int] = []
-  temporary: list[Path] = []
-  try:
-    for chunk in _split(clips, per_shard):
-      counts.append(0)
-      temporary.append(folder / f".{name}-{len(temporary):05d}.{os.getpid()}.tmp")
-      # One record a group: a random read decompresses that record alone.
-      writer = ArrayRecordWriter(str(temporary[-1]), "group_size:1,zstd")
-      for clip in chunk:
-        writer.write(records.encode(clip))
-        counts[-1] += 1
-        sources.setdefault(clip.source, _Source(clip)).add(clip)
-      writer.close()
-    if not counts:
-      raise KairosError(f"dataset {name!r} has no clips: at least one is required")
-    shards = [f"{name}-{i:05d}-of-{len(counts):05d}.array_record" for i in range(len(counts))]
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for path in folder.glob(f"{name}-[0-9]*-of-[0-9]*.array_record"):  # of an older dataset, which may have had more
-      path.unlink()
-    for path, shard in zip(temporary, shards, strict=True):
-      os.replace(path, folder / shard)
-  finally:
-    for path in temporary:
-      path.unlink(missing_ok=True)
+  for number in range(shards):
+    if not (parts / f"{number:05d}.array_record").is_file():
+      raise KairosError(f"dataset {name!r}: shard {number} of {shards} was not written")
+    described, features = _load_statistics(parts / f"{number:05d}.safetensors")
+    counts.append(described["records"])
+    for source, values in described["contents"].items():
+      entry = Contents.from_json(values)
+      contents[source] = contents[source].merged(entry) if source in contents else entry
+      statistics.merge_into(merged.setdefault(source, {}), features[source])
+  if not counts:
+    raise KairosError(f"dataset {name!r} has no clips: at least one is required")
 
+  contents = {source: contents[source] for source in sorted(contents)}
+  merged = {source: merged[source] for source in contents}
+  (folder / MANIFEST).unlink(missing_ok=True)
+  for path in folder.glob("*.array_record"):  # of an older dataset
+    path.unlink()
+  names = [f"{name}-{number:05d}-of-{shards:05d}.array_record" for number in range(shards)]
+  for number, file in enumerate(names):
+    os.replace(parts / f"{number:05d}.array_record", folder / file)
+  _save_statistics(folder / STATISTICS, merged, {"contents": {source: {} for source in merged}})
   manifest = {
+    "version": records.VERSION,
     "name": name,
     "records": sum(counts),
-    "shards": [{"file": shard, "records": count} for shard, count in zip(shards, counts, strict=True)],
-    "sources": {key: source.summary() for key, source in sorted(sources.items())},
+    "shards": [{"file": file, "records": count} for file, count in zip(names, counts, strict=True)],
+    "sources": {
+      source: {**entry.to_json(), "statistics": {key: _summary(value) for key, value in merged[source].items()}}
+      for source, entry in contents.items()
+    },
     "recipe": dict(recipe or {}),
   }
-  path = folder / f".{MANIFEST}.{os.getpid()}.tmp"
-  path.write_text(json.dumps(manifest, indent=2) + "\n")
-  os.replace(path, folder / MANIFEST)
-  return shards
+  files.write_json(folder / MANIFEST, manifest)
+  shutil.rmtree(parts)
+  return names
 
 
-def read_manifest(folder: str | Path) -> dict:
+def write_shards(
+  clips: Iterable[Clip],
+  folder: str | Path,
+  name: str,
+  per_shard: int,
+  recipe: Mapping[str, object] | None = None,
+  horizon: int = 1,
+) -> list[str]:
+  """Writes a dataset by one writer, `per_shard` records in every shard but the last; see `write_shard`, `finalize`.
+
+  A failure leaves nothing behind and keeps an older dataset.
+  """
+  number = 0
+  clips = iter(clips)
+  try:
+    for first in clips:
+      write_shard(chain([first], islice(clips, per_shard - 1)), folder, number, horizon)
+      number += 1
+    return finalize(folder, name, number, recipe)
+  finally:
+    shutil.rmtree(Path(folder) / _PARTS, ignore_errors=True)
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
   """The manifest of a dataset folder.
 
   Raises:
-    KairosError: there is none, or it is not a manifest.
+    KairosError: there is none, it is not a manifest, or it is of another version.
   """
   path = Path(folder) / MANIFEST
   try:
@@ -94,51 +161,33 @@ def read_manifest(folder: str | Path) -> dict:
     raise KairosError(f"cannot read {path}: {error}") from error
   if not isinstance(manifest, dict) or not {"name", "records", "shards", "sources"} <= manifest.keys():
     raise KairosError(f"{path} is not a dataset manifest: name, records, shards and sources are required")
+  records.check_version(manifest.get("version", 1), f"dataset {folder}")
   return manifest
 
 
-def statistics(folder: str | Path) -> dict[str, dict[str, dict]]:
-  """Per source and feature: {"robot": {"action": {"count": 4000, "min": [...], ..., "q99": [...]}}}.
+def read_statistics(folder: str | Path) -> dict[str, Features]:
+  """The mergeable statistics of a complete dataset, by source and feature.
 
-  `min`, `max`, `mean`, `std`, `q01` and `q99` are lists, one number a dimension, over labeled entries; a source
-  without labels has no features.
+  Raises:
+    KairosError: their file is missing or damaged.
   """
-  return {source: entry["statistics"] for source, entry in read_manifest(folder)["sources"].items()}
+  return _load_statistics(Path(folder) / STATISTICS)[1]
 
 
-def _split(clips: Iterable[Clip], size: int) -> Iterator[Iterator[Clip]]:
-  """Consecutive runs of `size` clips, each to be consumed before the next."""
-  clips = iter(clips)
-  for first in clips:
-    yield chain([first], islice(clips, size - 1))
+def _summary(feature: statistics.Statistics) -> dict[str, Any]:
+  values = {key: value.tolist() for key, value in feature.summary().items()}
+  return {"count": feature.count, **values, "rank_error": feature.overall.sketch.rank_error}
 
 
-class _Source:
-  """What the manifest says of one source, gathered clip by clip."""
-
-  def __init__(self, clip: Clip):
-    self._first = clip
-    self._frames: list[int] = []
-    self._labels: dict[str, list[np.ndarray]] = {"state": [], "action": []}
-
-  def add(self, clip: Clip) -> None:
-    shape, expected = _shape(clip), _shape(self._first)
-    if shape != expected:
-      raise KairosError(f"a clip of source {clip.source!r} has {shape}, the first {expected}: they must agree")
-    self._frames.append(len(clip.video))
-    self._labels["state"].append(clip.state[clip.state_mask])
-    self._labels["action"].append(clip.action[clip.action_mask])
-
-  def summary(self) -> dict:
-    labels = {feature: np.concatenate(values) for feature, values in self._labels.items()}
-    return {
-      "records": len(self._frames),
-      "frames": {"min": min(self._frames), "max": max(self._frames), "total": sum(self._frames)},
-      "shapes": _shape(self._first),
-      "embodiment": self._first.embodiment,
-      "statistics": {feature: summarize(values) for feature, values in labels.items() if values.size},
-    }
+def _save_statistics(path: Path, features: Mapping[str, Features], described: Mapping[str, Any]) -> None:
+  description = np.frombuffer(json.dumps(described).encode(), np.uint8)
+  files.write_safetensors(path, statistics.to_tensors(features) | {"description": description})
 
 
-def _shape(clip: Clip) -> dict[str, list[int]]:
-  return {"frame": list(clip.video.shape[1:]), "state": [clip.state.shape[1]], "action": [clip.action.shape[1]]}
+def _load_statistics(path: Path) -> tuple[dict[str, Any], dict[str, Features]]:
+  try:
+    tensors = files.read_safetensors(path)
+    described = json.loads(tensors.pop("description").tobytes())
+    return described, statistics.from_tensors(described["contents"], tensors)
+  except (KairosError, ValueError, KeyError, IndexError, TypeError) as error:
+    raise KairosError(f"cannot read the statistics {path}: {error}") from error

@@ -5,7 +5,7 @@ CUE_FRAMES frames (cue "hidden"), gray afterwards. Touching either ball, or HORI
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,15 +16,16 @@ from kairos_jax.errors import KairosError
 
 HORIZON = 60  # frames, at 10 Hz
 CUE_FRAMES = 4
+INSTRUCTION = "touch the ball that has the color of the bar"
 
 Cue = Literal["visible", "hidden"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-  """What the robot sees and feels."""
+  """What the robot sees, by camera name, and what it feels."""
 
-  frame: UInt8[np.ndarray, "H W 3"]
+  images: Mapping[str, UInt8[np.ndarray, "H W 3"]]
   state: Float32[np.ndarray, "3"]  # tip position, m
 
 
@@ -32,9 +33,14 @@ class CueReach:
   """The environment. An action is a tip displacement [3] in [-1, 1], in units of 6 cm a frame.
 
   Attributes:
+    embodiment: name of the robot, see data_pipelines/embodiments.
+    instruction: what to do; it never names the color.
     goal: the index into BALLS of the ball to touch.
     touched: names of the balls touched so far, in order.
   """
+
+  embodiment = "slide_arm"
+  instruction = INSTRUCTION
 
   def __init__(self, size: int = 48, cue: Cue = "visible"):
     """Compiles the scene once; `cue` may be changed before a reset.
@@ -87,4 +93,4 @@ class CueReach:
   def _observe(self) -> Observation:
     cue_is_on = self.cue == "visible" or self.frame < CUE_FRAMES
     self.table.show_bar(BALLS[self.goal] if cue_is_on else "gray")
-    return Observation(self.table.render(), self.table.tip.astype(np.float32))
+    return Observation({"front": self.table.render()}, self.table.tip.astype(np.float32))

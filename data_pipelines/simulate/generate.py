@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich import progress
 
-from data_pipelines import records, shards
+from data_pipelines import shards
 from data_pipelines.records import Clip
 from data_pipelines.simulate.hand import Hand
 from data_pipelines.simulate.physics import Physics
@@ -19,7 +19,7 @@ from kairos_jax.errors import KairosError
 
 KINDS: dict[str, type[Physics] | type[Hand] | type[Robot]] = {"physics": Physics, "hand": Hand, "robot": Robot}
 _PER_SHARD = 64
-_VERSION = 1  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade
+_VERSION = 2  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade
 
 
 def generate(kind: str, count: int, seed: int, size: int) -> Iterator[Clip]:
@@ -51,10 +51,12 @@ def build(folder: str | Path, counts: Mapping[str, int], seed: int, size: int, p
     return
   with _mapper(processes) as map_in_order, progress.Progress() as bars:
     for kind in missing:
-      job = functools.partial(_encoded_clip, kind, seed, size)
-      clips = map(records.decode, map_in_order(job, range(counts[kind])))
-      tracked = bars.track(clips, total=counts[kind], description=f"{kind:8}")
-      shards.write_shards(tracked, Path(folder) / kind, kind, _PER_SHARD, recipes[kind])
+      task = bars.add_task(f"{kind:8}", total=counts[kind])
+      shares = [range(i, min(i + _PER_SHARD, counts[kind])) for i in range(0, counts[kind], _PER_SHARD)]
+      job = functools.partial(_write_shard, Path(folder) / kind, kind, seed, size)
+      for share, _ in zip(shares, map_in_order(job, enumerate(shares)), strict=True):
+        bars.advance(task, len(share))
+      shards.finalize(Path(folder) / kind, kind, len(shares), recipes[kind])
 
 
 @functools.cache
@@ -67,9 +69,10 @@ def _clip(kind: str, seed: int, size: int, index: int) -> Clip:
   return _simulator(kind, size).clip(np.random.default_rng([seed, list(KINDS).index(kind), index]))
 
 
-def _encoded_clip(kind: str, seed: int, size: int, index: int) -> bytes:
-  """What travels between processes: the record's bytes."""
-  return records.encode(_clip(kind, seed, size, index))
+def _write_shard(folder: Path, kind: str, seed: int, size: int, share: tuple[int, range]) -> None:
+  """What one writer does: a shard's number, and the numbers of its clips."""
+  number, indices = share
+  shards.write_shard((_clip(kind, seed, size, index) for index in indices), folder, number)
 
 
 @contextlib.contextmanager
@@ -81,7 +84,7 @@ def _mapper(processes: int) -> Iterator[Callable]:
   # The workers leave Ctrl-C to the parent, which ends them.
   spawn = multiprocessing.get_context("spawn")
   with spawn.Pool(processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
-    yield functools.partial(pool.imap, chunksize=4)
+    yield pool.imap
 
 
 def _is_complete(folder: Path, recipe: Mapping[str, object]) -> bool:

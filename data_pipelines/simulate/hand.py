@@ -9,9 +9,8 @@ from typing import Literal
 import numpy as np
 
 from data_pipelines.records import Clip
-from data_pipelines.simulate.cue_reach import CUE_FRAMES
-from data_pipelines.simulate.robot import INSTRUCTION
-from data_pipelines.simulate.scene import FPS
+from data_pipelines.simulate.cue_reach import CUE_FRAMES, INSTRUCTION
+from data_pipelines.simulate.filming import simulated_clip
 from data_pipelines.simulate.tabletop import BALLS, HAND, Tabletop
 
 FRAMES = 33
@@ -98,17 +97,12 @@ class Hand:
       return None
 
     words = dict(side=side, first=BALLS[first], second=BALLS[second])
-    return Clip(
-      video=np.stack(frames),
-      fps=FPS,
-      caption=task.caption.format(**words),
-      instruction=task.instruction.format(**words),
-      state=np.zeros((FRAMES, 0), np.float32),
-      action=np.zeros((FRAMES - 1, 0), np.float32),
-      state_mask=np.zeros(FRAMES, bool),
-      action_mask=np.zeros(FRAMES - 1, bool),
+    return simulated_clip(
+      frames,
       source="hand",
       embodiment="hand",
+      caption=task.caption.format(**words),
+      instruction=task.instruction.format(**words),
     )
 
   def _dress(self, rng: np.random.Generator) -> None:

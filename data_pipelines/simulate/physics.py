@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 import mujoco
 import numpy as np
+from jaxtyping import Float
 
 from data_pipelines.records import Clip
-from data_pipelines.simulate.scene import COLORS, FPS, Scene
+from data_pipelines.simulate.filming import simulated_clip
+from data_pipelines.simulate.scene import COLORS, Scene
 
 FRAMES = 33
 _GRAVITY = -1.62  # m/s^2
@@ -67,18 +69,7 @@ class Physics:
     for _ in range(FRAMES):
       frames.append(self._scene.render())
       self._scene.step()
-    return Clip(
-      video=np.stack(frames),
-      fps=FPS,
-      caption=caption,
-      instruction="",
-      state=np.zeros((FRAMES, 0), np.float32),
-      action=np.zeros((FRAMES - 1, 0), np.float32),
-      state_mask=np.zeros(FRAMES, bool),
-      action_mask=np.zeros(FRAMES - 1, bool),
-      source="physics",
-      embodiment="none",
-    )
+    return simulated_clip(frames, source="physics", embodiment="none", caption=caption)
 
   def _fall(self, rng: np.random.Generator) -> str:
     words = []
@@ -139,7 +130,7 @@ class Physics:
   def _add(
     self,
     rng: np.random.Generator,
-    position: Sequence[float | None],
+    position: Sequence[float | None] | Float[np.ndarray, "3"],
     velocity: Vector,
     spin: Vector = (0, 0, 0),
     quat: Vector = (1, 0, 0, 0),

@@ -8,10 +8,9 @@ import numpy as np
 
 from data_pipelines.records import Clip
 from data_pipelines.simulate.cue_reach import CueReach
-from data_pipelines.simulate.scene import FPS
+from data_pipelines.simulate.filming import simulated_clip
 from data_pipelines.simulate.tabletop import BALLS
 
-INSTRUCTION = "touch the ball that has the color of the bar"
 _FRAMES = (21, 41)  # shortest and longest clip
 _AFTER_TOUCH = 6  # frames
 _DISTURBED_SHARE = 0.6
@@ -38,13 +37,13 @@ class Robot:
     scale = rng.uniform(*_DISTURBANCE) if rng.random() < _DISTURBED_SHARE else 0.0
     # Evaluation names its episodes by small seeds: these lie beyond.
     observation = env.reset(int(rng.integers(2**32, 2**63)))
-    frames, states, actions = [observation.frame], [observation.state], []
+    frames, states, actions = [observation.images["front"]], [observation.state], []
     disturbance = scale * rng.standard_normal(3)
     end = _FRAMES[1]
     while len(frames) < end:
       actions.append(env.expert())
       observation, _, _ = env.step(actions[-1] + disturbance)
-      frames.append(observation.frame)
+      frames.append(observation.images["front"])
       states.append(observation.state)
       innovation = np.sqrt(1 - _CORRELATION**2) * scale * rng.standard_normal(3)
       disturbance = _CORRELATION * disturbance + innovation
@@ -52,17 +51,14 @@ class Robot:
         end = min(max(len(frames) + _AFTER_TOUCH, _FRAMES[0]), _FRAMES[1])
     if env.touched != [BALLS[env.goal]]:
       return None
-    return Clip(
-      video=np.stack(frames),
-      fps=FPS,
-      caption=_caption(env),
-      instruction=INSTRUCTION,
-      state=np.stack(states),
-      action=np.stack(actions),
-      state_mask=np.ones(len(states), bool),
-      action_mask=np.ones(len(actions), bool),
+    return simulated_clip(
+      frames,
       source="robot",
-      embodiment="slide_arm",
+      embodiment=env.embodiment,
+      caption=_caption(env),
+      instruction=env.instruction,
+      states=states,
+      actions=actions,
     )
 
 

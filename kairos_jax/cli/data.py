@@ -5,7 +5,8 @@ usage:
   kairos data show --folder=FOLDER/robot [--clips=8]
 
 `build` writes FOLDER/{physics,hand,robot}: ArrayRecord shards and a dataset.json; what is complete already is kept.
-`show` prints a table, and draws the first clips into FOLDER/robot/contact_sheet.png.
+`show` prints what each source holds (cameras, rates, embodiment, license), the statistics of its states and actions,
+and the first clips, which it draws into FOLDER/robot/contact_sheet.png.
 """
 
 import itertools
@@ -69,28 +70,55 @@ def _show(folder: str, clips: int) -> None:
   from rich.console import Console
   from rich.table import Table
 
-  from data_pipelines import reader, shards
+  from data_pipelines import embodiments, shards
+  from data_pipelines.source import ArrayRecordSource, ReadReport
   from kairos_jax import media
 
   manifest = shards.read_manifest(folder)
-  report = reader.ReadReport()
-  records = [record for record in itertools.islice(reader.read(folder, report), clips) if record is not None]
+  report = ReadReport()
+  source = ArrayRecordSource(folder, report)
+  readable = (record for index in range(len(source)) if (record := source[index]) is not None)
+  records = list(itertools.islice(readable, clips))
 
-  sources = Table("source", "embodiment", "clips", "frames", "pixels", "state", "action", box=None)
-  for name, source in manifest["sources"].items():
-    frames, shapes = source["frames"], source["shapes"]
-    numbers = (source["records"], f"{frames['min']} to {frames['max']}", "x".join(map(str, shapes["frame"][:2])))
-    sources.add_row(name, source["embodiment"], *map(str, numbers), str(shapes["state"][-1]), str(shapes["action"][-1]))
+  sources = Table("source", "embodiment", "license", "clips", "frames", "minutes", box=None)
+  cameras = Table("source", "cameras", "video", "states and actions", box=None)
+  for name, contents in source.contents.items():
+    frames = f"{contents.frames[0]} to {contents.frames[1]}"
+    numbers = str(contents.records), frames, f"{contents.seconds / 60:.1f}"
+    sources.add_row(name, contents.embodiment, ", ".join(contents.licenses), *numbers)
+    sizes = ", ".join(f"{camera} {width}x{height}" for camera, (height, width) in contents.cameras.items())
+    cameras.add_row(name, sizes, _rates(contents.video_fps), _rates(contents.action_hz) if contents.labeled else "-")
+  statistics = Table("source", "entry", "unit", "labeled", "min", "1 %", "mean", "99 %", "max", "deviation", box=None)
+  for name, contents in source.contents.items():
+    for feature, values in manifest["sources"][name]["statistics"].items():
+      for index, quantity in enumerate(_quantities(contents.embodiment, feature, len(values["mean"]))):
+        columns = (f"{values[key][index]:.4g}" for key in ("min", "q01", "mean", "q99", "max", "std"))
+        statistics.add_row(name, f"{feature} {quantity[0]}", quantity[1], str(values["count"]), *columns)
   captions = Table("clip", "frames", "instruction", "caption", box=None)
   for record in records:
-    captions.add_row(
-      record.id.rpartition("#")[2], str(len(record.clip.video)), record.clip.instruction or "-", record.clip.caption
-    )
-  console = Console(soft_wrap=not sys.stdout.isatty())
-  console.print(sources, captions, sep="\n\n")
-  if report.shards_skipped:
-    console.print(f"\n{report.shards_skipped} of {len(manifest['shards'])} shards could not be read")
+    clip = record.clip
+    captions.add_row(record.id.rpartition("#")[2], str(clip.frames), clip.instruction or "-", clip.caption)
+  console = Console(width=None if sys.stdout.isatty() else 160)
+  tables = [table for table in (sources, cameras, statistics, captions) if table.row_count]
+  console.print(*tables, sep="\n\n")
+  if report.holes:
+    console.print(f"\n{report.holes} of {len(source)} records could not be read; {report.shards_lost} shards are lost")
 
   sheet = os.path.join(folder, "contact_sheet.png")
-  media.frame_strip([(record.id, record.clip.video[::4]) for record in records], sheet)
-  console.print(f"\nthe first {len(records)} clips, every fourth frame: {sheet}")
+  rows = [(r.id, embodiments.compose(embodiments.get(r.clip.embodiment), r.clip.cameras)[::4]) for r in records]
+  media.frame_strip(rows, sheet)
+  console.print(f"\nthe first {len(records)} clips, every fourth frame: {sheet}", soft_wrap=True)
+
+
+def _rates(rates: Sequence[float]) -> str:
+  return ", ".join(f"{rate:g}" for rate in rates) + " Hz"
+
+
+def _quantities(embodiment: str, feature: str, count: int) -> list[tuple[str, str]]:
+  """Names and units of a vector's entries; numbers where the embodiment describes another vector."""
+  from data_pipelines import embodiments
+
+  described = getattr(embodiments.get(embodiment), feature)
+  if len(described) != count:
+    return [(str(index), "?") for index in range(count)]
+  return [(quantity.name, quantity.unit) for quantity in described]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from data_pipelines import embodiments
 from data_pipelines.simulate.cue_reach import CUE_FRAMES, HORIZON, CueReach
 from data_pipelines.simulate.tabletop import BALLS
 from kairos_jax.errors import KairosError
@@ -35,7 +36,9 @@ def test_the_bar_tells_the_goal_and_a_hidden_cue_is_gone(env):
   for seed in range(6):
     for cue in ("visible", "hidden"):
       env.cue = cue
-      frames = [env.reset(seed).frame] + [env.step(np.zeros(3))[0].frame for _ in range(CUE_FRAMES + 1)]
+      frames = [env.reset(seed).images["front"]] + [
+        env.step(np.zeros(3))[0].images["front"] for _ in range(CUE_FRAMES + 1)
+      ]
       shown = (RED, BLUE)[env.goal]
       after = shown if cue == "visible" else GRAY
       assert [bar_color(frame) for frame in frames] == [shown] * CUE_FRAMES + [after] * 2
@@ -46,11 +49,11 @@ def test_the_bar_tells_the_goal_and_a_hidden_cue_is_gone(env):
 def test_an_episode_is_its_seed(env):
   env.cue = "visible"
   first, again, other = (env.reset(seed) for seed in (3, 3, 4))
-  np.testing.assert_array_equal(first.frame, again.frame)
+  np.testing.assert_array_equal(first.images["front"], again.images["front"])
   np.testing.assert_array_equal(first.state, again.state)
-  assert first.state.dtype == np.float32 and (first.frame != other.frame).any()
+  assert first.state.dtype == np.float32 and (first.images["front"] != other.images["front"]).any()
   fresh = CueReach(size=48).reset(3)
-  np.testing.assert_array_equal(first.frame, fresh.frame)
+  np.testing.assert_array_equal(first.images["front"], fresh.images["front"])
 
 
 def test_the_wrong_ball_ends_the_episode_without_success(env):
@@ -62,6 +65,14 @@ def test_the_wrong_ball_ends_the_episode_without_success(env):
   while not done:
     _, done, success = env.step(env.table.reach(env.table.balls[wrong]))
   assert env.touched == [BALLS[wrong]] and not success
+
+
+def test_it_says_what_robot_it_is_and_what_to_do(env):
+  embodiment = embodiments.get(env.embodiment)
+  observation = env.reset(0)
+  assert embodiment.name == "slide_arm" and tuple(observation.images) == embodiment.cameras
+  assert len(observation.state) == len(embodiment.state) and len(env.expert()) == len(embodiment.action)
+  assert env.instruction and not any(color in env.instruction for color in BALLS)
 
 
 def test_time_runs_out(env):

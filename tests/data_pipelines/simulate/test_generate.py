@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from data_pipelines import records
-from data_pipelines.reader import read
+from data_pipelines.shards import read_manifest
+from data_pipelines.simulate import generate as generate_module
 from data_pipelines.simulate.cue_reach import CUE_FRAMES
 from data_pipelines.simulate.generate import KINDS, build, generate
+from data_pipelines.source import ArrayRecordSource
 from kairos_jax.errors import KairosError
 
 
@@ -28,13 +30,13 @@ def test_the_third_clip_does_not_depend_on_those_before():
   *_, third = generate("physics", 3, seed=1, size=16)
   list(generate("physics", 9, seed=2, size=16))
   *_, again = generate("physics", 3, seed=1, size=16)
-  np.testing.assert_array_equal(third.video, again.video)
+  np.testing.assert_array_equal(third.cameras["front"], again.cameras["front"])
 
 
 def test_robot_clips():
   clips = list(generate("robot", 24, seed=0, size=16))
   for clip in clips:
-    assert 21 <= len(clip.video) <= 41
+    assert 21 <= clip.frames <= 41
     assert clip.state_mask.all() and clip.action_mask.all()
     assert clip.state.shape[1] == clip.action.shape[1] == 3 and np.abs(clip.action).max() <= 1
     assert not any(color in clip.instruction for color in ("red", "blue"))
@@ -48,11 +50,12 @@ def test_robot_clips():
 def test_hand_and_physics_clips_have_no_labels():
   for kind in ("hand", "physics"):
     for clip in generate(kind, 6, seed=0, size=16):
-      assert clip.video.shape == (33, 16, 16, 3)
-      assert clip.state.shape == (33, 0) and not clip.action_mask.any() and not clip.state_mask.any()
+      video = clip.cameras["front"]
+      assert video.shape == (33, 16, 16, 3)
+      assert clip.state.size == clip.action.size == 0 and not clip.action_mask.any() and not clip.state_mask.any()
       assert len(clip.caption.split()) >= 6
       # Something is seen to happen.
-      assert np.abs(clip.video[0].astype(int) - clip.video[16]).max() > 40, clip.caption
+      assert np.abs(video[0].astype(int) - video[16]).max() > 40, clip.caption
 
 
 def test_build_gives_the_same_bytes_whatever_the_processes_and_keeps_what_is_complete(tmp_path):
@@ -60,8 +63,9 @@ def test_build_gives_the_same_bytes_whatever_the_processes_and_keeps_what_is_com
   build(tmp_path / "one", counts, seed=0, size=16, processes=1)
   build(tmp_path / "two", counts, seed=0, size=16, processes=2)
   built = digest(tmp_path / "one")
-  assert digest(tmp_path / "two") == built and len(built) == 3
-  assert [record.clip.source for record in read(tmp_path / "one" / "robot")] == ["robot"] * 3
+  assert digest(tmp_path / "two") == built and len(built) == 4
+  source = ArrayRecordSource(tmp_path / "one" / "robot")
+  assert [source[i].clip.source for i in range(3)] == ["robot"] * 3
 
   shard = tmp_path / "one" / "robot" / "robot-00000-of-00001.array_record"
   before = shard.stat().st_mtime_ns
@@ -69,6 +73,21 @@ def test_build_gives_the_same_bytes_whatever_the_processes_and_keeps_what_is_com
   assert shard.stat().st_mtime_ns == before
   build(tmp_path / "one", {"robot": 2}, seed=0, size=16, processes=1)
   assert json.loads((tmp_path / "one" / "robot" / "dataset.json").read_text())["records"] == 2
+
+
+def test_many_writers_share_the_shards(tmp_path, monkeypatch):
+  monkeypatch.setattr(generate_module, "_PER_SHARD", 2)
+  build(tmp_path, {"physics": 5}, seed=0, size=16, processes=1)
+  source = ArrayRecordSource(tmp_path / "physics")
+  assert [shard["records"] for shard in read_manifest(tmp_path / "physics")["shards"]] == [2, 2, 1]
+  for clip, index in zip(generate("physics", 5, seed=0, size=16), range(5), strict=True):
+    assert records.encode(source[index].clip) == records.encode(clip)
+
+
+def test_the_robot_s_labels_and_states_are_those_of_version_1():
+  *_, clip = generate("robot", 2, seed=7, size=32)
+  hashes = [hashlib.sha256(array.tobytes()).hexdigest()[:16] for array in (clip.state, clip.action)]
+  assert hashes == ["abd18e69cae1867a", "34d3eefd078f7e0d"]
 
 
 def test_user_errors(tmp_path):

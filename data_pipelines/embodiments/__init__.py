@@ -1,0 +1,26 @@
+"""Robots as data, one file each; to add one, add a file here and its name to `_FILES`."""
+
+import importlib
+
+from data_pipelines.embodiments.base import Embodiment, Quantity
+from data_pipelines.embodiments.compose import compose, picture_size
+from kairos_jax.errors import KairosError
+
+__all__ = ["NAMES", "Embodiment", "Quantity", "compose", "get", "picture_size"]
+
+_FILES = ("hand", "libero_franka", "none", "robotwin_aloha", "slide_arm")
+_ALL: dict[str, Embodiment] = {
+  name: importlib.import_module(f"data_pipelines.embodiments.{name}").EMBODIMENT for name in _FILES
+}
+NAMES = tuple(_ALL)
+
+
+def get(name: str) -> Embodiment:
+  """The embodiment of this name.
+
+  Raises:
+    KairosError: there is none.
+  """
+  if name not in _ALL:
+    raise KairosError(f"unknown embodiment {name!r}: {', '.join(NAMES)}, or a new file in data_pipelines/embodiments")
+  return _ALL[name]
