@@ -19,9 +19,8 @@ def get_config() -> ConfigDict:
     dict(
       folder="runs/data",
       sources=("physics", "hand", "robot"),
-      robot="robot",  # whose statistics normalize states and actions
       frames=21,  # 6 latent frames
-      fps=10.0,
+      video_fps=10.0,
       action_horizon=8,
     )
   )

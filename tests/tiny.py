@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines.normalize import Normalizer
+from data_pipelines import embodiments
+from data_pipelines.normalize import EmbodimentNormalizer, Normalizer
 from kairos_jax import assembly
 from kairos_jax.interop.saved_model import SavedModel
 from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig
@@ -39,18 +40,18 @@ def saved(config: WorldActionConfig | None = None, seed=0) -> SavedModel:
   params = jax.tree.map_with_path(
     lambda path, x: jnp.asarray(around_one(path) + 0.2 * rng.standard_normal(x.shape, np.float32)), shapes
   )
-  identity = Normalizer(np.full(3, -1, np.float32), np.ones(3, np.float32))
+  identity = Normalizer("none", np.zeros(3, np.float32), np.ones(3, np.float32))
+  robot = EmbodimentNormalizer(embodiments.get("slide_arm"), state=identity, action=identity)
   return SavedModel(
     model_config=config,
     codec=codec,
     encoder=encoder,
     params={**params, "codec": codec.fit((frames(9, seed=i) for i in range(4)), 0)},
-    fps=10.0,
+    video_fps=10.0,
     frame_size=(SIZE, SIZE),
     clip_frames=9,
     action_horizon=4,
-    action_normalizer=identity,
-    state_normalizer=identity,
+    embodiments={"slide_arm": robot},
   )
 
 

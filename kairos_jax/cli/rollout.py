@@ -46,6 +46,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   from rich.console import Console
   from rich.progress import Progress
 
+  from data_pipelines import embodiments
   from data_pipelines.simulate import generate
   from kairos_jax import media, runtime
   from kairos_jax.errors import KairosError
@@ -55,11 +56,11 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   if arguments:
     raise KairosError(f"rollout takes no argument but flags; got {' '.join(arguments)}")
   model = runtime.load(values.model)
-  fps = model.saved.fps
+  fps = model.saved.video_fps
   chunks = math.ceil(values.minutes * 60 * fps / _CHUNK)
   require_constant_size(model.saved.model_config)
   clip = next(generate.generate("robot", 1, values.seed, values.size))
-  seen = clip.video[:_SEEN_FRAMES]
+  seen = embodiments.compose(embodiments.get(clip.embodiment), clip.cameras)[:_SEEN_FRAMES]
 
   out = Path(values.out or Path(values.model, "rollout"))
   out.mkdir(parents=True, exist_ok=True)

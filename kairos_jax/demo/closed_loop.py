@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from rich import progress
 
-from data_pipelines.simulate.cue_reach import Cue, CueReach
-from data_pipelines.simulate.robot import INSTRUCTION
+from data_pipelines.simulate.cue_reach import INSTRUCTION, Cue, CueReach
 from kairos_jax.runtime import WorldModel
 from kairos_jax.runtime.closed_loop import Outcome, Policy, model_policy, random_policy, run_episodes
 

@@ -7,8 +7,10 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from data_pipelines import embodiments
+from data_pipelines.records import Clip
+from data_pipelines.simulate.cue_reach import INSTRUCTION
 from data_pipelines.simulate.generate import generate
-from data_pipelines.simulate.robot import INSTRUCTION
 from kairos_jax.demo.closed_loop import UNSEEN
 from kairos_jax.demo.report import Foresight, Latency
 from kairos_jax.evaluation.video_metrics import psnr
@@ -23,7 +25,11 @@ SEEN_FRAMES, FUTURE_FRAMES = 5, 16
 def unseen_clips(count: int, size: int) -> tuple[UInt8[np.ndarray, "N T H W 3"], list[str]]:
   """Robot clips of a seed that no training uses, cut to what `foresight` shows, and their instructions."""
   clips = list(generate("robot", count, UNSEEN, size))
-  return np.stack([c.video[: SEEN_FRAMES + FUTURE_FRAMES] for c in clips]), [c.instruction for c in clips]
+  return np.stack([_picture(c)[: SEEN_FRAMES + FUTURE_FRAMES] for c in clips]), [c.instruction for c in clips]
+
+
+def _picture(clip: Clip) -> UInt8[np.ndarray, "T H W 3"]:
+  return embodiments.compose(embodiments.get(clip.embodiment), clip.cameras)
 
 
 def foresight(
@@ -34,7 +40,7 @@ def foresight(
   imagined = model.imagine(model.prefill(seen, instructions), FUTURE_FRAMES)
   still = np.repeat(seen[:, -1:], FUTURE_FRAMES, axis=1)
   model_psnr, still_psnr = (psnr(x, future).mean(0) for x in (imagined, still))
-  return Foresight(model_psnr.tolist(), still_psnr.tolist(), model.saved.fps, len(video)), imagined
+  return Foresight(model_psnr.tolist(), still_psnr.tolist(), model.saved.video_fps, len(video)), imagined
 
 
 def latency(model: WorldModel, frames: UInt8[np.ndarray, "T H W 3"], repeats: int, steps: int = 10) -> list[Latency]:
@@ -42,7 +48,7 @@ def latency(model: WorldModel, frames: UInt8[np.ndarray, "T H W 3"], repeats: in
   saved = model.saved
   latents, _ = jax.jit(model.codec.encode)(model.params["codec"], frames[None])
   stream, new = model.prefill(frames[: -model.codec.time_stride], INSTRUCTION), latents[:, -1:]
-  state = np.zeros(len(saved.state_normalizer.low), np.float32)
+  state = np.zeros(next(iter(saved.embodiments.values())).state.dim, np.float32)
 
   def action_only():
     return model.act(model.extend_latents(stream, new), state, steps=steps)

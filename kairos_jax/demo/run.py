@@ -74,12 +74,14 @@ def run(config: ConfigDict, out: str | Path, scale: Scale) -> dict[str, Any]:
 
   logging.info("3/5 closed loop: %d unseen episodes for each policy", scale.episodes)
   outcomes = closed_loop.compare(model, list(closed_loop.POLICIES), episodes=scale.episodes, size=scale.size)
-  media.write_mp4(out / "closed_loop.mp4", imagination.mosaic(outcomes["model"].frames[:8], columns=4), config.data.fps)
+  media.write_mp4(
+    out / "closed_loop.mp4", imagination.mosaic(outcomes["model"].frames[:8], columns=4), config.data.video_fps
+  )
 
   logging.info("4/5 imagination: %d unseen clips", scale.foresight_clips)
   video, instructions = imagination.unseen_clips(scale.foresight_clips, scale.size)
   foresight, imagined = imagination.foresight(model, video, instructions)
-  _show_imagination(out, video, imagined, config.data.fps)
+  _show_imagination(out, video, imagined, config.data.video_fps)
 
   logging.info("5/5 latency and report")
   latencies = imagination.latency(model, video[0, : imagination.SEEN_FRAMES], scale.latency_repeats)

@@ -4,7 +4,7 @@ Loss = L_video + lambda L_action, each a mean squared error over what is to be p
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -60,25 +60,19 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Objective:
-  """The loss of one stage: `objective(params, batch, key)`, with params {"video", "action", "bridge", "codec"}.
-
-  Attributes:
-    normalize_action, normalize_state: native units to about [-1, 1].
-  """
+  """The loss of one stage: `objective(params, batch, key)`, with params {"video", "action", "bridge", "codec"}."""
 
   model: WorldActionModel
   encoder: ContextEncoder
   codec: VideoCodec
   config: ObjectiveConfig
-  normalize_action: Callable[[Any], Any] = lambda x: x
-  normalize_state: Callable[[Any], Any] = lambda x: x
 
   def __call__(self, params: Params, batch: Batch, key: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss and its parts.
 
     Args:
       batch: video uint8 [B T H W 3], length [B] (frames), tokens (of the encoder, leading axis B), and for actions
-        state [B T S], action [B T-1 A] with their masks.
+        state [B T S] and action [B N A] with their masks, normalized, and the rates fps and action_hz [B], Hz.
     """
     keys = dict(zip(("task", "num_observed", "sigma", "noise", "action"), jax.random.split(key, 5), strict=True))
     clean, _ = self.codec.encode(params["codec"], batch["video"])
@@ -154,19 +148,23 @@ class Objective:
   def _decisions(self, batch: Batch, num_observed: Int[Array, "B*R"]):
     """The action chunks that follow so many observed frames, and the robot's states at the last of them."""
     draws = num_observed.shape[0] // batch["action"].shape[0]
-    labels = {name: jnp.repeat(batch[name], draws, axis=0) for name in _LABELS}
+    rows = jnp.repeat(jnp.arange(batch["action"].shape[0]), draws)
+    labels = {name: batch[name][rows] for name in _LABELS}
     now = num_frames(self.codec, num_observed) - 1  # the last observed frame
-    index = now[:, None] + jnp.arange(self.config.action_horizon)
-    inside = index < labels["action"].shape[1]
-    index = jnp.minimum(index, labels["action"].shape[1] - 1)
-    actions = jnp.take_along_axis(self.normalize_action(labels["action"]), index[..., None], axis=1)
+    # Actions have a clock of their own: the first is the one in force when that frame is seen.
+    begin = jnp.round(now / labels["fps"] * labels["action_hz"]).astype(jnp.int32)
+    index = begin[:, None] + jnp.arange(self.config.action_horizon)
+    inside = (index < labels["action"].shape[1])[..., None]
+    index = jnp.minimum(index, labels["action"].shape[1] - 1)[..., None]
+    actions = jnp.take_along_axis(labels["action"], index, axis=1)
     mask = jnp.take_along_axis(labels["action_mask"], index, axis=1) & inside
-    state = jnp.take_along_axis(self.normalize_state(labels["state"]), now[:, None, None], axis=1)[:, 0]
-    state_mask = jnp.take_along_axis(labels["state_mask"], now[:, None], axis=1)
-    return jnp.where(mask[..., None], actions, 0.0), mask, state, jnp.broadcast_to(state_mask, state.shape)
+    state, state_mask = (
+      jnp.take_along_axis(labels[name], now[:, None, None], axis=1)[:, 0] for name in ("state", "state_mask")
+    )
+    return jnp.where(mask, actions, 0.0), mask, state, state_mask
 
 
-_LABELS = ("action", "action_mask", "state", "state_mask")
+_LABELS = ("action", "action_mask", "state", "state_mask", "fps", "action_hz")
 
 
 def _mix(clean: Array, noise: Array, sigma: Float[Array, "B"]) -> Array:
@@ -174,7 +172,7 @@ def _mix(clean: Array, noise: Array, sigma: Float[Array, "B"]) -> Array:
   return (1 - sigma) * clean + sigma * noise
 
 
-def _masked_mean(error: Float[Array, "B S ..."], mask: Bool[Array, "B S"]) -> Float[Array, ""]:
-  """Mean square over what the mask keeps; 0 if it keeps nothing."""
-  square = jnp.mean(jnp.square(error), axis=tuple(range(2, error.ndim)))
+def _masked_mean(error: Float[Array, "B S ..."], mask: Bool[Array, "B S ..."]) -> Float[Array, ""]:
+  """Mean square over what the mask, of as many leading axes as it has, keeps; 0 if it keeps nothing."""
+  square = jnp.mean(jnp.square(error), axis=tuple(range(mask.ndim, error.ndim)))
   return jnp.sum(square * mask) / jnp.maximum(jnp.sum(mask), 1)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from data_pipelines.normalize import Normalizer
+from data_pipelines.normalize import EmbodimentNormalizer
 from kairos_jax import assembly, files
 from kairos_jax.errors import KairosError
 from kairos_jax.interfaces import ContextEncoder, VideoCodec
@@ -29,23 +29,22 @@ class SavedModel:
   Attributes:
     codec, encoder: descriptions of the parts around the towers; their parameters are in `params`.
     params: {"video", "action", "bridge", "codec"}, float32; without "action" where there is no action tower.
-    fps: of the video it was trained on, Hz; one action a frame.
+    video_fps: of the video it was trained on, Hz.
     frame_size: (height, width) of that video, pixels.
     clip_frames: length of a training clip.
     action_horizon: length of an action chunk.
-    action_normalizer, state_normalizer: what maps native units to the model's.
+    embodiments: by name, the robots that it drives and what maps their units to the model's; the first is the default.
   """
 
   model_config: WorldActionConfig
   codec: VideoCodec
   encoder: ContextEncoder
   params: Params
-  fps: float
+  video_fps: float
   frame_size: tuple[int, int]
   clip_frames: int
   action_horizon: int
-  action_normalizer: Normalizer
-  state_normalizer: Normalizer
+  embodiments: dict[str, EmbodimentNormalizer]
 
 
 def save(folder: str | Path, saved: SavedModel) -> None:
@@ -60,7 +59,7 @@ def save(folder: str | Path, saved: SavedModel) -> None:
     "action": None if action is None else _to_json(action),
     "codec": assembly.describe(saved.codec),
     "bridge": assembly.describe(saved.encoder),
-    "normalizers": {name: json.loads(getattr(saved, f"{name}_normalizer").to_json()) for name in ("action", "state")},
+    "embodiments": {name: normalizer.to_json() for name, normalizer in saved.embodiments.items()},
     **{name: getattr(saved, name) for name in _PLAIN},
   }
   files.write_json(folder / "model.json", description)
@@ -83,7 +82,6 @@ def load(folder: str | Path) -> SavedModel:
     description = json.loads((folder / "model.json").read_text())
     if (version := description.get("version", 1)) != VERSION:
       raise KairosError(f"{folder} holds a model of version {version}; this program reads {VERSION}: train it again")
-    action, state = (Normalizer.from_json(json.dumps(description["normalizers"][k])) for k in ("action", "state"))
     model_config = WorldActionConfig(
       video=_from_json(VideoConfig, description["video"]),
       action=description["action"] and _from_json(ActionConfig, description["action"]),
@@ -95,15 +93,14 @@ def load(folder: str | Path) -> SavedModel:
       params={},
       **{name: description[name] for name in _PLAIN if name != "frame_size"},
       frame_size=tuple(description["frame_size"]),
-      action_normalizer=action,
-      state_normalizer=state,
+      embodiments={name: EmbodimentNormalizer.from_json(x) for name, x in description["embodiments"].items()},
     )
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise KairosError(f"{folder} is not a readable model: model.json: {error!r}") from None
   return dataclasses.replace(saved, params=_read_weights(folder / "weights.safetensors", saved))
 
 
-_PLAIN = ("fps", "frame_size", "clip_frames", "action_horizon")
+_PLAIN = ("video_fps", "frame_size", "clip_frames", "action_horizon")
 
 
 def _read_weights(path: Path, saved: SavedModel) -> Params:

@@ -2,33 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from data_pipelines import embodiments
 from kairos_jax import seeds
-from kairos_jax.interfaces import num_latents
+from kairos_jax.interfaces import Environment, num_latents
 from kairos_jax.runtime.stream import Stream
 from kairos_jax.runtime.world_model import WorldModel
-
-
-class Observation(Protocol):
-  """What the robot sees (uint8 [H W 3]) and feels ([S], its own units)."""
-
-  frame: UInt8[np.ndarray, "H W 3"]
-  state: Float[np.ndarray, "S"]
-
-
-class Environment(Protocol):
-  """One episode of a simulated or real robot."""
-
-  def reset(self, seed: int | Sequence[int]) -> Any:
-    """Returns the first `Observation`."""
-
-  def step(self, action: Float[np.ndarray, "A"]) -> tuple[Any, bool, bool]:
-    """Returns (`Observation`, over, success)."""
-
 
 # Actions [B n A] for the next n frames, from all frames since the last call [B m H W 3] and the states [B S].
 Policy = Callable[[UInt8[np.ndarray, "B m H W 3"], Float[np.ndarray, "B S"]], Float[np.ndarray, "B n A"]]
@@ -63,8 +45,9 @@ def run_episodes(
   """
   observations = [env.reset(seed) for env, seed in zip(environments, seeds, strict=True)]
   over, success = np.zeros(len(observations), bool), np.zeros(len(observations), bool)
-  seen = [[o.frame] for o in observations]
-  fresh = [[o.frame] for o in observations]
+  picture = lambda env, o: embodiments.compose(embodiments.get(env.embodiment), o.images)  # noqa: E731
+  pictures = [picture(env, o) for env, o in zip(environments, observations, strict=True)]
+  seen, fresh = [[frame] for frame in pictures], [[frame] for frame in pictures]
   while not over.all():
     actions = policy(np.stack([np.stack(f) for f in fresh]), np.stack([o.state for o in observations]))
     fresh = [[] for _ in observations]
@@ -72,8 +55,8 @@ def run_episodes(
       for i, env in enumerate(environments):
         if not over[i]:
           observations[i], over[i], success[i] = env.step(actions[i, step])
-          seen[i].append(observations[i].frame)
-        fresh[i].append(observations[i].frame)
+          seen[i].append(picture(env, observations[i]))
+        fresh[i].append(seen[i][-1])
     progress(float(over.mean()))
   return Outcome(success, [np.stack(frames) for frames in seen])
 

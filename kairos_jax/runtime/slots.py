@@ -93,15 +93,21 @@ class Slots:
     self._pool = self._extend(self._model.params, pool, index, frames)
 
   def act(
-    self, slots: Sequence[int], states: Float[np.ndarray, "N S"], *, seeds: Sequence[int], steps: int = 3
+    self,
+    slots: Sequence[int],
+    states: Float[np.ndarray, "N S"],
+    *,
+    seeds: Sequence[int],
+    steps: int = 3,
+    embodiment: str | None = None,
   ) -> Float[np.ndarray, "N A action_dim"]:
-    """The next actions of some streams, in the robot's units. Raises KairosError as `WorldModel.act` does."""
-    pool = self._check(slots)
-    states = self._model.normal_states(np.asarray(states, np.float32), len(slots))
+    """The next actions of some streams of one robot, in its units. Raises KairosError as `WorldModel.act` does."""
+    pool, robot = self._check(slots), self._model.robot(embodiment)
+    normal, mask = self._model.normal_states(np.asarray(states, np.float32), len(slots), robot)
     check_count("steps", steps)
-    index, states, words = self._bucket(slots, states, seed_words(seeds, len(slots)))
-    actions = np.asarray(self._act(self._model.params, pool, index, states, words, steps=steps))[: len(slots)]
-    return self._model.saved.action_normalizer.denormalize(actions)
+    index, normal, mask, words = self._bucket(slots, normal, mask, seed_words(seeds, len(slots)))
+    actions = self._act(self._model.params, pool, index, normal, mask, words, steps=steps)
+    return robot.action.denormalize(np.asarray(actions)[: len(slots), :, : robot.action.dim])
 
   def imagine(
     self, slots: Sequence[int], frames: int, *, seeds: Sequence[int], steps: int = 4
@@ -138,9 +144,17 @@ class Slots:
     return stream_lib.put(pool, index, self._model.see(params, stream_lib.take(pool, index), frames))
 
   def _act_fn(
-    self, params: Params, pool: Stream, index: Int32[Array, "N"], states: Array, words: Array, *, steps: int
+    self,
+    params: Params,
+    pool: Stream,
+    index: Int32[Array, "N"],
+    states: Array,
+    mask: Array,
+    words: Array,
+    *,
+    steps: int,
   ) -> Array:
-    return self._model.decide(params, stream_lib.take(pool, index), states, words, steps=steps)
+    return self._model.decide(params, stream_lib.take(pool, index), states, mask, words, steps=steps)
 
   def _imagine_fn(
     self, params: Params, pool: Stream, index: Int32[Array, "N"], words: Array, *, count: int, steps: int

@@ -16,8 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, UInt8, UInt32
 
+from data_pipelines.normalize import EmbodimentNormalizer
 from kairos_jax import seeds as seeds_lib
 from kairos_jax.errors import KairosError
 from kairos_jax.flow import sampler
@@ -82,6 +83,7 @@ class WorldModel:
     *,
     seed: int | Sequence[int] = 0,
     steps: int = 3,
+    embodiment: str | None = None,
   ) -> Float[np.ndarray, "B A action_dim"] | Float[np.ndarray, "A action_dim"]:
     """The next chunk of actions, in the robot's units, from the stream's memory alone: no video is denoised.
 
@@ -89,14 +91,17 @@ class WorldModel:
       state: of the robot now, in its own units.
       seed: of the noise; one for each episode makes its answer independent of the batch that it is in.
       steps: denoising steps.
+      embodiment: which of the robots that the model drives; None is the first.
 
     Raises:
-      KairosError: the model has no action tower, the state has another width or is not finite, or `steps` is below 1.
+      KairosError: the model has no action tower or does not know the robot, the state has another width or is not
+        finite, or `steps` is below 1.
     """
-    normal = self.normal_states(np.atleast_2d(np.asarray(state, np.float32)), stream.batch)
+    robot = self.robot(embodiment)
+    normal, mask = self.normal_states(np.atleast_2d(np.asarray(state, np.float32)), stream.batch, robot)
     check_count("steps", steps)
-    actions = self._act(self.params, stream, normal, seed_words(seed, stream.batch), steps=steps)
-    actions = self.saved.action_normalizer.denormalize(np.asarray(actions))
+    actions = self._act(self.params, stream, normal, mask, seed_words(seed, stream.batch), steps=steps)
+    actions = robot.action.denormalize(np.asarray(actions)[..., : robot.action.dim])
     return actions if np.ndim(state) == 2 else actions[0]
 
   def imagine(
@@ -147,12 +152,19 @@ class WorldModel:
     return dataclasses.replace(stream, memory=memory)
 
   def decide(
-    self, params: Params, stream: Stream, state: Float[Array, "B S"], words: UInt32[Array, "B 2"], *, steps: int
+    self,
+    params: Params,
+    stream: Stream,
+    state: Float[Array, "B S"],
+    state_mask: Bool[Array, "B S"],
+    words: UInt32[Array, "B 2"],
+    *,
+    steps: int,
   ) -> Float[Array, "B A action_dim"]:
     """`act` in the model's units."""
     action = self.saved.model_config.action
-    assert action is not None  # `normal_states` has checked
-    context = self.model.apply({"params": params}, stream.context, state, method="with_state")
+    assert action is not None  # `robot` has checked
+    context = self.model.apply({"params": params}, stream.context, state, state_mask, method="with_state")
     noise = _noise(words, (self.saved.action_horizon, action.action_dim))
     schedule = flow_schedule(steps, ACTION_SHIFT)
     return sampler.sample_actions(self.model, params, stream.memory, noise, schedule, context)[0]
@@ -194,17 +206,33 @@ class WorldModel:
       raise KairosError(f"frames is {frames}; it must be a positive multiple of {stride}")
     return num_latents(self.codec, frames, begins=False)
 
-  def normal_states(self, states: Float[np.ndarray, "B S"], batch: int) -> Float[np.ndarray, "B S"]:
-    """States in the model's units. Raises KairosError for another shape, NaN or infinity, or no action tower."""
-    action = self.saved.model_config.action
-    if action is None:
+  def robot(self, embodiment: str | None) -> EmbodimentNormalizer:
+    """The robot of this name, or the first. Raises KairosError if the model does not know it, or cannot act."""
+    if self.saved.model_config.action is None or not self.saved.embodiments:
       raise KairosError("this model has no action tower: it was not trained through the robot stage")
-    if states.shape != (batch, action.state_dim):
-      raise KairosError(f"state is {states.shape}; it must be {(batch, action.state_dim)}: episodes, numbers")
+    name = embodiment or next(iter(self.saved.embodiments))
+    if name not in self.saved.embodiments:
+      raise KairosError(f"embodiment is {name!r}; this model drives {', '.join(self.saved.embodiments)}")
+    return self.saved.embodiments[name]
+
+  def normal_states(
+    self, states: Float[np.ndarray, "B S"], batch: int, robot: EmbodimentNormalizer
+  ) -> tuple[Float[np.ndarray, "B state_dim"], Bool[np.ndarray, "B state_dim"]]:
+    """States in the model's units and width, and which of its numbers the robot has.
+
+    Raises:
+      KairosError: another shape, NaN or infinity.
+    """
+    dim = robot.state.dim
+    if states.shape != (batch, dim):
+      raise KairosError(f"state is {states.shape}; it must be {(batch, dim)}: episodes, numbers")
     if not np.isfinite(states).all():
       row = int(np.flatnonzero(~np.isfinite(states).all(axis=1))[0])
       raise KairosError(f"state of episode {row} is {states[row].tolist()}; all numbers must be finite")
-    return self.saved.state_normalizer.normalize(states)
+    action = self.saved.model_config.action
+    assert action is not None  # `robot` has checked
+    more = [(0, 0), (0, action.state_dim - dim)]
+    return np.pad(robot.state.normalize(states), more), np.pad(np.ones(states.shape, bool), more)
 
 
 def load(folder: str | Path) -> WorldModel:

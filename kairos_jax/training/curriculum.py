@@ -4,20 +4,24 @@ Source: Kairos section 3 (CEDC): I physics and II human behavior train the video
 """
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
+from data_pipelines import embodiments
 from data_pipelines.curriculum import Mixture
 from data_pipelines.loader import make_loader
-from data_pipelines.normalize import Normalizer
-from data_pipelines.reader import ReadReport, read
-from data_pipelines.shards import read_manifest, statistics
+from data_pipelines.normalize import EmbodimentNormalizer, make_normalizers
+from data_pipelines.records import Clip
+from data_pipelines.source import ArrayRecordSource, ReadReport, Source
 from kairos_jax import assembly, files, seeds
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import Objective, ObjectiveConfig
@@ -54,11 +58,11 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
   workdir = Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   claim_workdir(workdir, config)
-  sources = {name: Path(config.data.folder) / name for name in config.data.sources}
+  report = ReadReport()
+  sources = {name: ArrayRecordSource(Path(config.data.folder) / name, report) for name in config.data.sources}
+  normalizers = make_normalizers(sources)
   codec, encoder = assembly.make_codec(config.codec.to_dict()), assembly.make_encoder(config.bridge.to_dict())
   frozen = {"codec": _fitted_codec(codec, workdir / "codec.safetensors", sources, seeds.derive(config.seed, "codec"))}
-  robot = statistics(sources[config.data.robot])[config.data.robot]
-  normalizers = {f"{name}_normalizer": Normalizer.from_statistics(robot[name]) for name in ("action", "state")}
 
   params: Params | None = None
   for name, steps in stage_steps(config).items():
@@ -79,15 +83,13 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
         action_weight=config.train.action_weight,
         chunks_per_clip=config.train.chunks_per_clip,
       ),
-      normalize_action=normalizers["action_normalizer"].normalize,
-      normalize_state=normalizers["state_normalizer"].normalize,
     )
-    report = ReadReport()
     data = make_loader(
       sources,
       Mixture(stage.mixture.start.to_dict(), stage.mixture.end.to_dict()),
       batch_size=config.train.batch_size // jax.process_count(),
       frames=config.data.frames,
+      video_fps=config.data.video_fps,
       seed=seeds.derive(config.seed, "stage", name, "data"),
       tokenize=lambda text: encoder.tokenize([text])[0],
       steps=steps,
@@ -95,9 +97,10 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
       instruction_share=tuple(stage.instruction_share),
       state_dim=config.model.action.state_dim,
       action_dim=config.model.action.action_dim,
+      action_steps=action_steps(config, normalizers),
+      normalizers=normalizers,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
-      report=report,
     )
     params = train(
       name=name,
@@ -110,19 +113,19 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
       mesh=make_mesh(),
       seed=seeds.derive(config.seed, "stage", name, "noise"),
     )
-    if report.shards_skipped or report.records_dropped:
-      logging.warning("stage %s left out %d shards and %d records", name, report.shards_skipped, report.records_dropped)
+    if report.holes:
+      logging.warning("%d records could not be read so far, %d shards among them", report.holes, report.shards_lost)
 
   saved = SavedModel(
     model_config=model_config(config, with_actions=True),
     encoder=encoder,
     codec=codec,
     params=jax.device_get(frozen_lib.merge(params or {}, frozen)),
-    fps=config.data.fps,
-    frame_size=_frame_size(sources[config.data.robot]),
+    video_fps=config.data.video_fps,
+    frame_size=_picture_size(next(iter(sources.values()))),
     clip_frames=config.data.frames,
     action_horizon=config.data.action_horizon,
-    **normalizers,
+    embodiments=normalizers,
   )
   save_model(workdir / "model", saved)
   return workdir / "model"
@@ -187,20 +190,32 @@ def _loop_config(config: ConfigDict, stage: ConfigDict, steps: int) -> ConfigDic
 _LOOP_KEYS = ("log_every", "checkpoint_every", "max_to_keep", "ema_decay", "grad_accum_steps", "explode_factor")
 
 
-def _fitted_codec(codec: VideoCodec, path: Path, sources: dict[str, Path], seed: int) -> Params:
+def action_steps(config: ConfigDict, normalizers: Mapping[str, EmbodimentNormalizer]) -> int:
+  """Actions of a sample: enough for a whole chunk after its last frame, at the fastest robot's rate."""
+  seconds = (config.data.frames - 1) / config.data.video_fps
+  fastest = max((normalizer.embodiment.control_hz for normalizer in normalizers.values()), default=0.0)
+  return round(seconds * fastest) + config.data.action_horizon
+
+
+def _fitted_codec(codec: VideoCodec, path: Path, sources: Mapping[str, Source], seed: int) -> Params:
   """The codec's parameters, fitted once in a run to the first clips of every source."""
   if not path.exists():
-    clips = itertools.chain.from_iterable(
-      (record.clip.video for record in itertools.islice(read(folder), CODEC_CLIPS)) for folder in sources.values()
+    records = itertools.chain.from_iterable(
+      (source[i] for i in range(min(CODEC_CLIPS, len(source)))) for source in sources.values()
     )
-    whole = (clip[: num_frames(codec, num_latents(codec, len(clip)))] for clip in clips)
+    pictures = (_picture(record.clip) for record in records if record is not None)
+    whole = (video[: num_frames(codec, num_latents(codec, len(video)))] for video in pictures)
     files.write_safetensors(path, flatten_dict(jax.device_get(codec.fit(whole, seed)), sep="/"))
   params = unflatten_dict(files.read_safetensors(path), sep="/")
   return jax.tree.map(jnp.asarray, params)
 
 
-def _frame_size(folder: Path) -> tuple[int, int]:
-  """Height and width of a dataset's frames, pixels."""
-  source = next(iter(read_manifest(folder)["sources"].values()))
-  height, width = source["shapes"]["frame"][:2]
-  return height, width
+def _picture(clip: Clip) -> UInt8[np.ndarray, "T H W 3"]:
+  """The clip as the model sees it: its cameras in one picture."""
+  return embodiments.compose(embodiments.get(clip.embodiment), clip.cameras)
+
+
+def _picture_size(source: Source) -> tuple[int, int]:
+  """Height and width of a source's pictures, pixels."""
+  contents = next(iter(source.contents.values()))
+  return embodiments.picture_size(embodiments.get(contents.embodiment), contents.cameras)

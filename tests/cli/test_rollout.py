@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.records import Clip
 from data_pipelines.simulate import generate
+from data_pipelines.simulate.filming import simulated_clip
 from kairos_jax import media
 from kairos_jax.cli import main as cli
 from kairos_jax.interop import saved_model
@@ -22,18 +22,7 @@ def folder(tmp_path, tiny_saved, monkeypatch):
 
   def episode(*asked):
     (tmp_path / "asked").write_text(repr(asked))
-    yield Clip(
-      video=tiny.frames(21),
-      fps=10.0,
-      caption="",
-      instruction="go on",
-      state=np.zeros((21, 3), np.float32),
-      action=np.zeros((20, 3), np.float32),
-      state_mask=np.ones(21, bool),
-      action_mask=np.ones(20, bool),
-      source="robot",
-      embodiment="test",
-    )
+    yield simulated_clip(tiny.frames(21), source="robot", embodiment="slide_arm", caption="", instruction="go on")
 
   monkeypatch.setattr(generate, "generate", episode)
   return tmp_path

@@ -44,7 +44,9 @@ class TestPcaCodec(CodecLaws):
 
 def test_rendered_clips_are_recognizable():
   makers = {"physics": Physics(48), "robot": Robot(48)}
-  clips = {name: [m.clip(np.random.default_rng([0, i])).video[:21] for i in range(36)] for name, m in makers.items()}
+  clips = {
+    name: [m.clip(np.random.default_rng([0, i])).cameras["front"][:21] for i in range(36)] for name, m in makers.items()
+  }
   codec = PcaCodec(channels=16)
   params = codec.fit([clip for kind in clips.values() for clip in kind[:30]])
   for name, floor in (("physics", 26.5), ("robot", 25)):  # 28.2 and 26.4 dB with 48 + 48 + 48 clips to fit

@@ -35,9 +35,11 @@ def batch():
     "length": np.array([13, 9, 5], np.int32),
     "tokens": ENCODER.tokenize(["push the ball", "wait", ""]),
     "action": rng.standard_normal((BATCH, FRAMES - 1, 4)).astype(np.float32),
-    "action_mask": np.arange(FRAMES - 1) < np.array([[12], [3], [0]]),
+    "action_mask": np.repeat((np.arange(FRAMES - 1) < np.array([[12], [3], [0]]))[..., None], 4, axis=-1),
+    "action_hz": np.full(BATCH, 10, np.float32),
+    "fps": np.full(BATCH, 10, np.float32),
     "state": rng.standard_normal((BATCH, FRAMES, 5)).astype(np.float32),
-    "state_mask": np.ones((BATCH, FRAMES), bool),
+    "state_mask": np.ones((BATCH, FRAMES, 5), bool),
   }
 
 
@@ -75,12 +77,12 @@ def config_of(**changes):
   return ObjectiveConfig(**{**dict(tasks={"ti2v": 1.0}, max_observed=1), **changes})
 
 
-def objective_of(config, model, **normalizers):
-  return Objective(model, ENCODER, CODEC, config, **normalizers)
+def objective_of(config, model):
+  return Objective(model, ENCODER, CODEC, config)
 
 
 def oracle_of(params, batch):
-  actions = np.where(batch["action_mask"][..., None], batch["action"], 0)[:, :CHUNK]
+  actions = np.where(batch["action_mask"], batch["action"], 0)[:, :CHUNK]
   return Oracle(np.asarray(CODEC.encode(params["codec"], batch["video"])[0]), actions)
 
 
@@ -116,21 +118,28 @@ def test_loss_adds_the_weighted_action_loss(params, batch):
   np.testing.assert_allclose(loss, metrics["loss_video"] + 0.5 * metrics["loss_action"], rtol=1e-6)
 
 
-def test_actions_follow_the_observed_frames(params, batch):
-  """A chunk begins, and the state is taken, at the last observed frame; both in the model's units."""
+@pytest.mark.parametrize(("fps", "action_hz"), [(10, 10), (10, 20), (12, 5), (7.5, 30), (30, 16.67)])
+def test_actions_follow_the_observed_frames(params, batch, fps, action_hz):
+  """A chunk begins when its last observed frame is seen, whatever the two rates; the state is taken then, too."""
   model = oracle_of(params, batch)
-  steps = np.arange(FRAMES - 1, dtype=np.float32)[None, :, None] * np.ones((BATCH, 1, 4), np.float32)
+  count = 70
+  steps = np.arange(count, dtype=np.float32)[None, :, None] * np.ones((BATCH, 1, 4), np.float32)
   frames = np.arange(FRAMES, dtype=np.float32)[None, :, None] * np.ones((BATCH, 1, 5), np.float32)
-  marked = {**batch, "action": steps, "state": frames}
-  units = dict(normalize_action=lambda x: x / 10, normalize_state=lambda x: -x)
-  objective = objective_of(config_of(action_horizon=CHUNK, max_observed=3), model, **units)
-  num_observed = jnp.array([1, 2, 3])
-  actions, mask, state, _ = objective._decisions(marked, num_observed)
-  want = 4 * (np.array([1, 2, 3]) - 1)[:, None] + np.arange(CHUNK)
-  labeled = (want < 12) & (want < np.array([[12], [3], [0]]))
-  np.testing.assert_array_equal(mask, labeled)
-  np.testing.assert_allclose(actions, np.where(labeled, want / 10, 0)[..., None] * np.ones(4), rtol=1e-6)
+  labeled = np.arange(count) < np.array([[70], [9], [0]])
+  mask = labeled[..., None] & np.array([True, True, True, False])  # a robot of three joints in a model of four
+  rates = {"fps": np.full(BATCH, fps, np.float32), "action_hz": np.full(BATCH, action_hz, np.float32)}
+  marked = {**batch, **rates, "action": steps, "action_mask": mask, "state": -frames}
+  objective = objective_of(config_of(action_horizon=CHUNK, max_observed=3), model)
+  actions, got_mask, state, state_mask = objective._decisions(marked, jnp.array([1, 2, 3]))
+  for clip, num_observed in enumerate([1, 2, 3]):
+    seconds = 4 * (num_observed - 1) / fps
+    for i in range(CHUNK):
+      step = round(seconds * action_hz) + i
+      known = step < count and labeled[clip, step]
+      np.testing.assert_array_equal(got_mask[clip, i], known & np.array([True, True, True, False]))
+      np.testing.assert_array_equal(actions[clip, i], np.where(got_mask[clip, i], step, 0))
   np.testing.assert_array_equal(state[:, 0], [0, -4, -8])
+  assert state_mask.shape == state.shape and state_mask.all()
 
 
 def test_padding_and_unlabeled_actions_do_not_matter(params, batch):
@@ -144,7 +153,7 @@ def test_padding_and_unlabeled_actions_do_not_matter(params, batch):
   padding = np.arange(FRAMES) >= batch["length"][:, None]
   changed = dict(batch)
   changed["video"] = np.where(padding[..., None, None, None], 255 - batch["video"], batch["video"])
-  changed["action"] = np.where(batch["action_mask"][..., None], batch["action"], 1e6)
+  changed["action"] = np.where(batch["action_mask"], batch["action"], 1e6)
   np.testing.assert_array_equal(run(params, changed, jax.random.key(0))[0], want)
 
   changed["action"] = batch["action"] + 1.0  # while labeled actions do

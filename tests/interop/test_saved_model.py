@@ -12,8 +12,9 @@ from kairos_jax.interop import saved_model
 
 @pytest.fixture
 def model(tiny_saved):
-  limits = Normalizer(np.array([-1.0, 0.0, 0.25], np.float32), np.array([2.0, 1.0, 0.75], np.float32))
-  return dataclasses.replace(tiny_saved, action_normalizer=limits)
+  limits = Normalizer("min_max", np.array([-1.0, 0.0, 0.25], np.float32), np.array([2.0, 1.0, 0.75], np.float32))
+  robot = dataclasses.replace(tiny_saved.embodiments["slide_arm"], action=limits)
+  return dataclasses.replace(tiny_saved, embodiments={"slide_arm": robot})
 
 
 def test_what_is_saved_is_loaded(tmp_path, model):
@@ -21,12 +22,14 @@ def test_what_is_saved_is_loaded(tmp_path, model):
   saved_model.save(tmp_path / "model", model)
   for folder in (tmp_path, tmp_path / "model"):
     loaded = saved_model.load(folder)
-    for field in ("model_config", "codec", "encoder", "fps", "frame_size", "clip_frames", "action_horizon"):
+    for field in ("model_config", "codec", "encoder", "video_fps", "frame_size", "clip_frames", "action_horizon"):
       assert getattr(loaded, field) == getattr(model, field), field
     jax.tree.map(np.testing.assert_array_equal, loaded.params, model.params)
-    for field in ("action_normalizer", "state_normalizer"):
+    for feature in ("action", "state"):
       x = np.linspace(-1, 1, 3, dtype=np.float32)
-      np.testing.assert_array_equal(getattr(loaded, field).normalize(x), getattr(model, field).normalize(x))
+      got, want = (getattr(m.embodiments["slide_arm"], feature).normalize(x) for m in (loaded, model))
+      np.testing.assert_array_equal(got, want)
+    assert loaded.embodiments["slide_arm"].embodiment == model.embodiments["slide_arm"].embodiment
 
 
 def test_a_model_without_actions(tmp_path, model):

@@ -18,9 +18,11 @@ class Counter:
   step_count: int = 0
   success: bool = True
 
+  embodiment = "slide_arm"
+
   @property
-  def frame(self):
-    return np.full((2, 2, 3), self.step_count, np.uint8)
+  def images(self):
+    return {"front": np.full((2, 2, 3), self.step_count, np.uint8)}
 
   @property
   def state(self):

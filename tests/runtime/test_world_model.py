@@ -48,7 +48,7 @@ def test_parameters_are_arguments_of_what_is_compiled(model):
   programs = {
     "begin": jax.make_jaxpr(model.begin)(model.params, frames, tokens),
     "see": jax.make_jaxpr(model.see)(model.params, stream, tiny.frames(4)[None]),
-    "decide": jax.make_jaxpr(lambda *a: model.decide(*a, steps=2))(model.params, stream, state, words),
+    "decide": jax.make_jaxpr(lambda *a: model.decide(*a, steps=2))(model.params, stream, state, state == 0, words),
     "show": jax.make_jaxpr(model.show)(model.params, stream, np.zeros((1, 1, 2, 2, tiny.CHANNELS), np.float32)),
   }
   weights = [np.asarray(leaf) for leaf in jax.tree.leaves(model.params)]
@@ -58,8 +58,9 @@ def test_parameters_are_arguments_of_what_is_compiled(model):
 
 
 def test_a_saved_and_loaded_model_acts_in_the_robots_units(model, tmp_path):
-  units = Normalizer(np.zeros(3, np.float32), np.full(3, 10, np.float32))
-  saved_model.save(tmp_path / "model", dataclasses.replace(model.saved, action_normalizer=units))
+  units = Normalizer("min_max", np.full(3, 5, np.float32), np.full(3, 5, np.float32))
+  robot = dataclasses.replace(model.saved.embodiments["slide_arm"], action=units)
+  saved_model.save(tmp_path / "model", dataclasses.replace(model.saved, embodiments={"slide_arm": robot}))
   stream, state = model.prefill(tiny.frames(5), "push"), np.array([0.1, 0.2, 0.3], np.float32)
   want, got = (m.act(stream, state, steps=2) for m in (model, load(tmp_path)))
   assert got.shape == (model.saved.action_horizon, 3)  # one state, one chunk
@@ -82,6 +83,7 @@ def test_errors_are_one_line(model, tiny_saved):
     lambda: model.imagine(stream, frames=0): "frames is 0",
     lambda: model.imagine(stream, frames=4, steps=0): "steps is 0",
     lambda: model.act(stream, np.zeros(3), steps=0): "steps is 0",
+    lambda: model.act(stream, np.zeros(3), embodiment="hand"): "embodiment is 'hand'; this model drives slide_arm",
     lambda: model.act(stream, np.array([0, np.nan, 0])): "all numbers must be finite",
     lambda: model.act(stream, np.array([0, 0, -np.inf])): "all numbers must be finite",
     lambda: model.act(stream, np.zeros(3), seed=[1, 2]): "give one of 0",
