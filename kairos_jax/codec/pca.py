@@ -58,7 +58,7 @@ class PcaCodec:
     first, later = _Moments(PATCH**2 * 3), _Moments(FRAMES * PATCH**2 * 3)
     for clip in clips:
       _check_pixels(clip[None], begins=True)
-      pixels = _to_float(clip[None], np)
+      pixels = to_float(clip[None], np)
       first.add(_to_patches(pixels, 1))  # every frame: any of them may begin a video
       later.add(_to_patches(pixels[:, 1:], FRAMES))
     if not later.count:
@@ -83,11 +83,11 @@ class PcaCodec:
       KairosError: another shape.
     """
     _check_pixels(frames, begins=state is None)
-    pixels = _to_float(frames)
+    pixels = to_float(frames)
     if state is not None:
-      return _project(params["later"], _to_patches(pixels, FRAMES)), ()
-    head = _project(params["first"], _to_patches(pixels[:, :1], 1))
-    return jnp.concatenate([head, _project(params["later"], _to_patches(pixels[:, 1:], FRAMES))], axis=1), ()
+      return project(params["later"], pixels, FRAMES), ()
+    head = project(params["first"], pixels[:, :1], 1)
+    return jnp.concatenate([head, project(params["later"], pixels[:, 1:], FRAMES)], axis=1), ()
 
   def decode(
     self, params: Params, latents: Float[Array, "B N h w C"], state: Any = None
@@ -101,9 +101,9 @@ class PcaCodec:
       shape = tuple(latents.shape)
       raise KairosError(f"codec: latents of shape {shape}; they must be [batch, n, h, w, {self.channels}]")
     if state is not None:
-      return _to_pixels(_reconstruct(params["later"], latents), FRAMES), ()
-    head = _to_pixels(_reconstruct(params["first"], latents[:, :1]), 1)
-    return jnp.concatenate([head, _to_pixels(_reconstruct(params["later"], latents[:, 1:]), FRAMES)], axis=1), ()
+      return jnp.clip(reconstruct(params["later"], latents, FRAMES), -1, 1), ()
+    head, rest = reconstruct(params["first"], latents[:, :1], 1), reconstruct(params["later"], latents[:, 1:], FRAMES)
+    return jnp.clip(jnp.concatenate([head, rest], axis=1), -1, 1), ()
 
 
 class _Moments:
@@ -135,12 +135,14 @@ class _Moments:
     return {name: jnp.asarray(x, jnp.float32) for name, x in (("mean", mean), ("basis", basis), ("std", std))}
 
 
-def _project(kind: PatchBasis, patches: Float[Array, "... P"]) -> Float[Array, "... C"]:
-  return (patches - kind["mean"]) @ kind["basis"] / kind["std"]
+def project(basis: PatchBasis, pixels: Float[Array, "B T H W 3"], frames: int) -> Float[Array, "B N H/8 W/8 C"]:
+  """Pixels in [-1, 1] to the latents of patches of so many frames."""
+  return (_to_patches(pixels, frames) - basis["mean"]) @ basis["basis"] / basis["std"]
 
 
-def _reconstruct(kind: PatchBasis, latents: Float[Array, "... C"]) -> Float[Array, "... P"]:
-  return jnp.clip((latents * kind["std"]) @ kind["basis"].T + kind["mean"], -1, 1)
+def reconstruct(basis: PatchBasis, latents: Float[Array, "B N h w C"], frames: int) -> Float[Array, "B T 8*h 8*w 3"]:
+  """The pixels of latents, not clipped."""
+  return _to_pixels((latents * basis["std"]) @ basis["basis"].T + basis["mean"], frames)
 
 
 def _to_patches(pixels, frames: int):
@@ -151,7 +153,8 @@ def _to_pixels(patches, frames: int):
   return rearrange(patches, "b n h w (t p q c) -> b (n t) (h p) (w q) c", t=frames, p=PATCH, q=PATCH, c=3)
 
 
-def _to_float(pixels, xp=jnp):
+def to_float(pixels, xp=jnp):
+  """Pixels in [-1, 1], of uint8 or of floats that are there already."""
   return pixels.astype(xp.float32) / 127.5 - 1 if pixels.dtype == xp.uint8 else pixels.astype(xp.float32)
 
 

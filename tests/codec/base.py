@@ -29,7 +29,8 @@ class CodecLaws:
   """Fixtures to give: `codec` and its fitted `params`. `clips` are six of moving balls, [6, 9, 32, 24, 3]."""
 
   @pytest.fixture(scope="class")
-  def clips(self):
+  @classmethod
+  def clips(cls):
     return moving_balls(6, seed=1)
 
   def test_shapes_follow_from_what_it_says_of_itself(self, codec, params, clips):

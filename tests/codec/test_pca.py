@@ -23,11 +23,13 @@ def rebuilt(codec, params, clips):
 
 class TestPcaCodec(CodecLaws):
   @pytest.fixture(scope="class")
-  def codec(self):
+  @classmethod
+  def codec(cls):
     return PcaCodec(channels=16)
 
   @pytest.fixture(scope="class")
-  def params(self, codec):
+  @classmethod
+  def params(cls, codec):
     return codec.fit(moving_balls(60, seed=0), 0)
 
   def test_leading_latents_are_of_unit_scale(self, codec, params):
