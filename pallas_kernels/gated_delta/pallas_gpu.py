@@ -84,7 +84,7 @@ def gated_delta(
     state = jnp.zeros((batch, heads, key_dim, value_dim), jnp.float32)
   q, k = q.astype(v.dtype), k.astype(v.dtype)
   tiles = tiles or _pick_tiles(heads, key_dim, value_dim, v.dtype)
-  return _rule(tiles, interpret, q, k, v, jnp.cumsum(gates(log_decay), axis=-1), gates(beta), state.astype(jnp.float32))
+  return _rule(tiles, interpret, q, k, v, gates(log_decay), gates(beta), state.astype(jnp.float32))
 
 
 def on_chip_bytes(tiles: Tiles, key_dim: int, value_dim: int, dtype) -> int:
@@ -130,31 +130,31 @@ def _pick_tiles(heads: int, key_dim: int, value_dim: int, dtype) -> Tiles:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _rule(tiles, interpret, q, k, v, log_decay, beta, state):
-  """Gates are [B H N C], with log_decay accumulated in each chunk."""
+  """Gates are [B H N C]."""
   outputs, _ = _rule_forward(tiles, interpret, q, k, v, log_decay, beta, state)
   return outputs
 
 
 def _rule_forward(tiles, interpret, q, k, v, log_decay, beta, state):
-  call = _Calls(tiles, interpret, q, v, beta)
-  scores, inverses = call.prepare(q, k, log_decay, beta)
-  inputs = (q, k, v, log_decay, beta, scores, inverses, state)
+  call, cum_log_decay = _Calls(tiles, interpret, q, v, beta), chunk.cum_log_decay(log_decay)
+  scores, inverses = call.prepare(q, k, cum_log_decay, beta)
+  inputs = (q, k, v, cum_log_decay, beta, scores, inverses, state)
   return call.walk(*inputs, keep=False), inputs
 
 
 def _rule_backward(tiles, interpret, residuals, cotangents):
-  q, k, v, log_decay, beta, scores, inverses, _ = residuals
+  q, k, v, cum_log_decay, beta, scores, inverses, _ = residuals
   d_reads, d_final = cotangents
   call = _Calls(tiles, interpret, q, v, beta)
   *_, states, errors, corrections = call.walk(*residuals, keep=True)
-  d_targets, d_states, d_state = call.walk_back(q, k, log_decay, beta, scores, inverses, d_reads, d_final)
-  d_q, d_k, d_log_decay, d_beta = call.gradients(
-    q, k, log_decay, beta, states, corrections, d_reads, d_targets, d_states
+  d_targets, d_states, d_state = call.walk_back(q, k, cum_log_decay, beta, scores, inverses, d_reads, d_final)
+  d_q, d_k, read, kept, d_beta = call.gradients(
+    q, k, cum_log_decay, beta, states, corrections, d_reads, d_targets, d_states
   )
   # The rest needs no product: v and the errors stand alone in beta (v - ...).
   d_v = rearrange(beta[..., None] * d_targets, "b h n c v -> b (n c) h v")[:, : q.shape[1]].astype(v.dtype)
   d_beta = d_beta.sum(0) + jnp.sum(d_targets.astype(jnp.float32) * errors.astype(jnp.float32), axis=-1)
-  return d_q, d_k, d_v, d_log_decay.sum(0), d_beta, d_state
+  return d_q, d_k, d_v, chunk.to_log_decay(read.sum(0), kept.sum(0)), d_beta, d_state
 
 
 _rule.defvjp(_rule_forward, _rule_backward)
@@ -172,20 +172,20 @@ class _Calls:
     self._rows, self._columns = min(tiles.rows, self._key_dim), min(tiles.columns, self._value_dim)
     self._walk = {"warps": tiles.warps, "stages": tiles.stages}
 
-  def prepare(self, q, k, log_decay, beta):
+  def prepare(self, q, k, cum_log_decay, beta):
     """P and A^-1 of every chunk."""
     keys, gates, square = self._by_token(self._key_dim), self._by_chunk(CHUNK), self._by_chunk(CHUNK, CHUNK)
     call = self._call(
       _prepare_kernel,
       (1, self._gates[2]),
-      [keys, keys, gates, gates],
+      [keys, keys, chunk.CumLogDecay(gates, gates), gates],
       [square, square],
       [self._like(CHUNK, CHUNK)] * 2,
       warps=4,
     )
-    return call(q, k, log_decay, beta)
+    return call(q, k, cum_log_decay, beta)
 
-  def walk(self, q, k, v, log_decay, beta, scores, inverses, state, *, keep: bool):
+  def walk(self, q, k, v, cum_log_decay, beta, scores, inverses, state, *, keep: bool):
     """Reads and final memory; with `keep` also the memory, the errors e and the corrections u of every chunk."""
     keys, gates, square = self._by_token(self._key_dim), self._by_chunk(CHUNK), self._by_chunk(CHUNK, CHUNK)
     values, memory = self._by_token(self._columns, blocked=True), self._memory()
@@ -195,14 +195,14 @@ class _Calls:
     call = self._call(
       _walk_kernel,
       (self._value_dim // self._columns, 1),
-      [keys, keys, values, gates, gates, square, square, memory],
+      [keys, keys, values, chunk.CumLogDecay(gates, gates), gates, square, square, memory],
       [values, memory] + [memories, rows, rows] * keep,
       [jax.ShapeDtypeStruct(v.shape, v.dtype), jax.ShapeDtypeStruct(state.shape, jnp.float32)] + kept * keep,
       **self._walk,
     )
-    return call(q, k, v, log_decay, beta, scores, inverses, state)
+    return call(q, k, v, cum_log_decay, beta, scores, inverses, state)
 
-  def walk_back(self, q, k, log_decay, beta, scores, inverses, d_reads, d_final):
+  def walk_back(self, q, k, cum_log_decay, beta, scores, inverses, d_reads, d_final):
     """Gradients to beta e, to the memory after every chunk, and to the memory at the start."""
     keys, gates, square = self._by_token(self._key_dim), self._by_chunk(CHUNK), self._by_chunk(CHUNK, CHUNK)
     values, rows = self._by_token(self._columns, blocked=True), self._by_chunk(CHUNK, self._columns, blocked=True)
@@ -210,7 +210,7 @@ class _Calls:
     call = self._call(
       _walk_back_kernel,
       (self._value_dim // self._columns, 1),
-      [keys, keys, gates, gates, square, square, values, memory],
+      [keys, keys, chunk.CumLogDecay(gates, gates), gates, square, square, values, memory],
       [rows, memories, memory],
       [
         self._like(CHUNK, self._value_dim),
@@ -219,12 +219,14 @@ class _Calls:
       ],
       **self._walk,
     )
-    return call(q, k, log_decay, beta, scores, inverses, d_reads, d_final)
+    return call(q, k, cum_log_decay, beta, scores, inverses, d_reads, d_final)
 
-  def gradients(self, q, k, log_decay, beta, states, corrections, d_reads, d_targets, d_states):
-    """To q, k, accumulated log-decay and beta; the gates' in parts, one from each block of rows of the memory.
+  def gradients(self, q, k, cum_log_decay, beta, states, corrections, d_reads, d_targets, d_states):
+    """To q, k, accumulated log-decay (two, see `chunk.Gradients`) and beta.
 
-    The one to beta lacks what comes through the errors.
+    The gates' come in parts, one from each block of rows of the memory.
+
+    That to beta lacks what comes through the errors.
     """
     keys, gates = self._by_token(self._rows, blocked=True), self._by_chunk(CHUNK)
     values = self._by_chunk(CHUNK, self._value_dim)
@@ -237,13 +239,13 @@ class _Calls:
     call = self._call(
       functools.partial(_gradients_kernel, width=self._columns),
       (blocks, self._gates[2]),
-      [keys, keys, gates, gates, memories, values, self._by_token(self._value_dim), values, memories],
-      [keys, keys, part, part],
-      [jax.ShapeDtypeStruct(q.shape, q.dtype)] * 2 + [parts] * 2,
+      [keys, keys, chunk.CumLogDecay(gates, gates), gates, memories, values, self._by_token(self._value_dim), values, memories],
+      [keys, keys, part, part, part],
+      [jax.ShapeDtypeStruct(q.shape, q.dtype)] * 2 + [parts] * 3,
       warps=4,
       stages=2,
     )
-    return call(q, k, log_decay, beta, states, corrections, d_reads, d_targets, d_states)
+    return call(q, k, cum_log_decay, beta, states, corrections, d_reads, d_targets, d_states)
 
   def _call(self, kernel, grid, in_specs, out_specs, out_shape, *, warps: int, stages: int = 1):
     return pl.pallas_call(
@@ -278,21 +280,21 @@ class _Calls:
     return pl.BlockSpec((None, None, self._key_dim, self._columns), lambda j, n, g: (*self._at(g), 0, j))
 
 
-def _prepare_kernel(q, k, log_decay, beta, scores, inverses):
+def _prepare_kernel(q, k, cum_log_decay, beta, scores, inverses):
   n = pl.program_id(1)
   q, k = _take(q, n), _take(k, n)
-  gates, write = _gates(log_decay, beta, n)
+  gates, write = _gates(cum_log_decay, beta, n)
   _, nt, _ = _products(k.dtype)
   scores[n] = (nt(q, k) * gates.between).astype(scores.dtype)
   inverses[n] = _inverse(write * chunk.answers(k, gates, EXACT), k.dtype).astype(inverses.dtype)
 
 
-def _walk_kernel(q, k, v, log_decay, beta, scores, inverses, state, reads, final, *kept):
+def _walk_kernel(q, k, v, cum_log_decay, beta, scores, inverses, state, reads, final, *kept):
   nn, *_ = _products(v.dtype)
 
   def body(n, memory):
     q_n, k_n = _take(q, n), _take(k, n)
-    gates, write = _gates(log_decay, beta, n)
+    gates, write = _gates(cum_log_decay, beta, n)
     errors = _take(v, n).astype(jnp.float32) - gates.start * nn(k_n, memory)
     corrections = nn(inverses[n], write * errors)
     _put(reads, n, gates.start * nn(q_n, memory) + nn(scores[n], corrections))
@@ -304,14 +306,14 @@ def _walk_kernel(q, k, v, log_decay, beta, scores, inverses, state, reads, final
 
 
 def _walk_back_kernel(
-  q, k, log_decay, beta, scores, inverses, d_reads, d_final, d_targets, d_states, d_state
+  q, k, cum_log_decay, beta, scores, inverses, d_reads, d_final, d_targets, d_states, d_state
 ):  # fmt: skip
   nn, _, tn = _products(q.dtype)
 
   def body(i, d_memory):
     n = beta.shape[0] - 1 - i
     q_n, k_n, d_read = _take(q, n), _take(k, n), _take(d_reads, n)
-    gates, write = _gates(log_decay, beta, n)
+    gates, write = _gates(cum_log_decay, beta, n)
     d_states[n] = d_memory.astype(d_states.dtype)
     d_target = tn(inverses[n], tn(scores[n], d_read) + gates.end * nn(k_n, d_memory))
     d_targets[n] = d_target.astype(d_targets.dtype)
@@ -325,7 +327,7 @@ def _walk_back_kernel(
 
 
 def _gradients_kernel(
-  q, k, log_decay, beta, states, corrections, d_reads, d_targets, d_states, d_q, d_k, d_log_decay, d_beta, *, width
+  q, k, cum_log_decay, beta, states, corrections, d_reads, d_targets, d_states, d_q, d_k, read, kept, d_beta, *, width
 ):  # fmt: skip
   n = pl.program_id(1)
   nn, nt, tn = _products(q.dtype)
@@ -351,22 +353,23 @@ def _gradients_kernel(
   from_q, from_k, from_end, d_scores, d_system, inner = jax.lax.fori_loop(0, count, body, zeros)
 
   q, k = _take(q, n), _take(k, n)
-  gates, write = _gates(log_decay, beta, n)
-  d_scores, d_answer = d_scores * gates.between, chunk.strictly_lower(d_system * gates.between)
+  gates, write = _gates(cum_log_decay, beta, n)
+  (d_own, d_scores), d_answer = chunk.apart(d_scores * gates.between), chunk.strictly_lower(d_system * gates.between)
   # k enters as the token that reads and as the one that is read, see `chunk.backward`.
-  read = nn(d_answer, k)
+  answered = nn(d_answer, k)
   d_query = gates.start * from_q + nn(d_scores, k)
-  d_left = -write * (gates.start * from_k + read)
+  d_left = -write * (gates.start * from_k + answered)
   d_end = gates.end * from_end
-  d_right = tn(d_scores, q) - tn(write * d_answer, k) + d_end
-  _put(d_q, n, d_query)
-  _put(d_k, n, d_left + d_right)
-
+  d_right = tn(d_scores, q) - tn(write * d_answer, k)
   q, k = q.astype(jnp.float32), k.astype(jnp.float32)
-  d_beta[n] = -jnp.sum(k * read, axis=1)
-  d_log = jnp.sum(q * d_query + k * (d_left - d_right), axis=1)
-  d_last = jnp.exp(log_decay[n, CHUNK - 1]) * jnp.sum(inner) + jnp.sum(k * d_end)
-  d_log_decay[n] = d_log + jnp.where(jnp.arange(CHUNK) == CHUNK - 1, d_last, 0.0)
+  _put(d_q, n, d_query + d_own * k)
+  _put(d_k, n, d_left + d_right + d_end + d_own * q)
+
+  d_beta[n] = -jnp.sum(k * answered, axis=1)
+  last = jnp.arange(CHUNK) == CHUNK - 1
+  whole = jnp.exp(cum_log_decay.coarse[n, CHUNK - 1] + cum_log_decay.fine[n, CHUNK - 1])
+  read[n] = jnp.sum(q * d_query + k * (d_left - d_right), axis=1) + jnp.where(last, whole * jnp.sum(inner), 0.0)
+  kept[n] = jnp.sum(k * d_end, axis=1)
 
 
 def _products(dtype):
@@ -391,10 +394,11 @@ def _inside(ref, n, shape):
   return jnp.broadcast_to((n * CHUNK + jnp.arange(CHUNK) < ref.shape[0])[:, None], shape)
 
 
-def _gates(log_decay, beta, n):
-  accumulated = log_decay[n]
-  last = jnp.full((1, 1), log_decay[n, CHUNK - 1])
-  return chunk.decay(accumulated[:, None], accumulated[None, :], last), beta[n][:, None]
+def _gates(cum_log_decay, beta, n):
+  rows = jax.tree.map(lambda ref: ref[n][None, :], cum_log_decay)
+  columns = jax.tree.map(lambda ref: ref[n][:, None], cum_log_decay)
+  last = jax.tree.map(lambda ref: jnp.full((1, 1), ref[n, CHUNK - 1]), cum_log_decay)
+  return chunk.decay(columns, rows, last), beta[n][:, None]
 
 
 def _inverse(strict, dtype):

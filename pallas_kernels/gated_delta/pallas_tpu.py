@@ -80,7 +80,7 @@ def gated_delta(
   if state is None:
     state = jnp.zeros((batch, heads, key_dim, value_dim), jnp.float32)
   run = functools.partial(_walk, tiles, interpret)
-  reads, state = run(*flat, jnp.cumsum(gates(log_decay), axis=-1), gates(beta), state.astype(jnp.float32))
+  reads, state = run(*flat, gates(log_decay), gates(beta), state.astype(jnp.float32))
   return rearrange(reads, "b t (h d) -> b t h d", h=heads), state
 
 
@@ -123,7 +123,7 @@ def _pick_tiles(heads: int, key_dim: int, value_dim: int, dtype) -> Tiles:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _walk(tiles, interpret, q, k, v, log_decay, beta, state):
-  """q, k [B T H*K], v [B T H*V], gates [B H segments chunks C] with log_decay accumulated -> reads, final state."""
+  """q, k [B T H*K], v [B T H*V], gates [B H segments chunks C] -> reads, final state."""
   return _forward(tiles, interpret, q, k, v, log_decay, beta, state, keep=False)
 
 
@@ -138,7 +138,7 @@ def _forward(tiles, interpret, q, k, v, log_decay, beta, state, *, keep: bool):
   return pl.pallas_call(
     functools.partial(_forward_kernel, tokens=q.shape[1]),
     grid=block.grid,
-    in_specs=[keys, keys, values, gates, gates, memory],
+    in_specs=[keys, keys, values, chunk.CumLogDecay(gates, gates), gates, memory],
     out_specs=[values, memory] + [block.memories()] * keep,
     out_shape=[jax.ShapeDtypeStruct(v.shape, v.dtype), jax.ShapeDtypeStruct(state.shape, jnp.float32)]
     + [jax.ShapeDtypeStruct((*state.shape[:2], block.segments, *state.shape[2:]), jnp.float32)] * keep,
@@ -146,7 +146,7 @@ def _forward(tiles, interpret, q, k, v, log_decay, beta, state, *, keep: bool):
     compiler_params=block.params,
     interpret=interpret,
     name="gated_delta_forward",
-  )(q, k, v, log_decay, beta, state)
+  )(q, k, v, chunk.cum_log_decay(log_decay), beta, state)
 
 
 def _walk_backward(tiles, interpret, residuals, cotangents):
@@ -156,12 +156,12 @@ def _walk_backward(tiles, interpret, residuals, cotangents):
   keys, values, gates, memory = block.keys(), block.values(), block.gates(), block.memory()
   like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)  # noqa: E731
   heads, count, size = tiles.heads, tiles.segment, tiles.chunk
-  return pl.pallas_call(
+  d_q, d_k, d_v, read, kept, d_beta, d_state = pl.pallas_call(
     functools.partial(_backward_kernel, tokens=q.shape[1]),
     grid=block.grid,
-    in_specs=[keys, keys, values, gates, gates, block.memories(), values, memory],
-    out_specs=[keys, keys, values, gates, gates, memory],
-    out_shape=[like(x) for x in (q, k, v, log_decay, beta, d_final)],
+    in_specs=[keys, keys, values, chunk.CumLogDecay(gates, gates), gates, block.memories(), values, memory],
+    out_specs=[keys, keys, values, gates, gates, gates, memory],
+    out_shape=[like(x) for x in (q, k, v, beta, beta, beta, d_final)],
     scratch_shapes=[
       pltpu.VMEM((heads, *d_final.shape[2:]), jnp.float32),
       pltpu.VMEM((count + 1, heads, *d_final.shape[2:]), jnp.float32),
@@ -171,7 +171,8 @@ def _walk_backward(tiles, interpret, residuals, cotangents):
     compiler_params=block.params,
     interpret=interpret,
     name="gated_delta_backward",
-  )(q, k, v, log_decay, beta, states, d_reads, d_final)
+  )(q, k, v, chunk.cum_log_decay(log_decay), beta, states, d_reads, d_final)
+  return d_q, d_k, d_v, chunk.to_log_decay(read, kept), d_beta, d_state
 
 
 _walk.defvjp(_walk_forward, _walk_backward)
@@ -211,7 +212,7 @@ class _Blocks:
     return pl.BlockSpec(shape, lambda b, h, s: (b, h, self._segment(s), 0, 0))
 
 
-def _forward_kernel(q, k, v, log_decay, beta, state, reads, final, *rest, tokens):
+def _forward_kernel(q, k, v, cum_log_decay, beta, state, reads, final, *rest, tokens):
   *states, memory = rest
   step = pl.program_id(2)
   heads, key_dim, value_dim = memory.shape
@@ -227,7 +228,7 @@ def _forward_kernel(q, k, v, log_decay, beta, state, reads, final, *rest, tokens
   def body(n, _):
     take, put = _chunk(step, n, size, count, heads, tokens)
     read, memory[...] = jax.vmap(chunk.forward)(
-      take(q, key_dim), take(k, key_dim), take(v, value_dim), *_gates(log_decay, beta, n), memory[...]
+      take(q, key_dim), take(k, key_dim), take(v, value_dim), *_gates(cum_log_decay, beta, n), memory[...]
     )
     put(reads, read)
 
@@ -239,7 +240,7 @@ def _forward_kernel(q, k, v, log_decay, beta, state, reads, final, *rest, tokens
 
 
 def _backward_kernel(
-  q, k, v, log_decay, beta, states, d_reads, d_final, d_q, d_k, d_v, d_log_decay, d_beta, d_state,
+  q, k, v, cum_log_decay, beta, states, d_reads, d_final, d_q, d_k, d_v, read, kept, d_beta, d_state,
   d_memory, memories, factors, errors, *, tokens
 ):  # fmt: skip
   step, segments = pl.program_id(2), pl.num_programs(2)
@@ -255,7 +256,7 @@ def _backward_kernel(
   def recompute(n, _):
     take, _ = _chunk(segments - 1 - step, n, size, count, heads, tokens)
     factors[n], errors[n], memories[n + 1] = jax.vmap(chunk.recompute)(
-      take(k, key_dim), take(v, value_dim), *_gates(log_decay, beta, n), memories[n]
+      take(k, key_dim), take(v, value_dim), *_gates(cum_log_decay, beta, n), memories[n]
     )
 
   jax.lax.fori_loop(0, count, recompute, None)
@@ -264,12 +265,12 @@ def _backward_kernel(
     n = count - 1 - i
     take, put = _chunk(segments - 1 - step, n, size, count, heads, tokens)
     grads = jax.vmap(chunk.backward)(
-      take(q, key_dim), take(k, key_dim), *_gates(log_decay, beta, n), memories[n], factors[n], errors[n],
+      take(q, key_dim), take(k, key_dim), *_gates(cum_log_decay, beta, n), memories[n], factors[n], errors[n],
       take(d_reads, value_dim), d_memory[...],
     )  # fmt: skip
     for ref, value in zip((d_q, d_k, d_v), grads[:3], strict=True):
       put(ref, value)
-    for ref, value in ((d_log_decay, grads.log_decay), (d_beta, grads.beta)):
+    for ref, value in ((read, grads.read), (kept, grads.kept), (d_beta, grads.beta)):
       ref[0, :, 0, pl.ds(n, 1)] = jax.vmap(chunk.row)(value)
     d_memory[...] = grads.state
 
@@ -302,9 +303,9 @@ def _chunk(segment, n, size: int, count: int, heads: int, tokens: int):
   return take, put
 
 
-def _gates(log_decay, beta, n):
+def _gates(cum_log_decay, beta, n):
   """Of a chunk of all heads: decays, and beta in columns."""
-  accumulated = log_decay[0, :, 0, pl.ds(n, 1)]
+  rows = jax.tree.map(lambda ref: ref[0, :, 0, pl.ds(n, 1)], cum_log_decay)
   columns = jax.vmap(chunk.column)
-  gates = jax.vmap(chunk.decay)(columns(accumulated), accumulated, accumulated[..., -1:])
-  return gates, columns(beta[0, :, 0, pl.ds(n, 1)])
+  last = jax.tree.map(lambda x: x[..., -1:], rows)
+  return jax.vmap(chunk.decay)(jax.tree.map(columns, rows), rows, last), columns(beta[0, :, 0, pl.ds(n, 1)])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from pallas_kernels.gated_delta.chunk import Decay, decay
+from pallas_kernels.gated_delta.chunk import Decay, cum_log_decay, decay, to_log_decay
 
 BLOCK = 16
 SEGMENT = 4
@@ -132,8 +132,9 @@ class _Chunks(NamedTuple):
 
 
 def _prepare(q, k, v, log_decay, beta) -> _Chunks:
-  row = jnp.cumsum(log_decay, axis=-1)[..., None, :]
-  gates = decay(jnp.swapaxes(row, -1, -2), row, row[..., -1:])
+  cumulative = cum_log_decay(log_decay)
+  columns, rows = (jax.tree.map(lambda x, axis=axis: jnp.expand_dims(x, axis), cumulative) for axis in (-1, -2))
+  gates = decay(columns, rows, jax.tree.map(lambda x: x[..., -1:], rows))
   beta = beta[..., None]
   of_keys, of_queries = _halves(_nt(jnp.concatenate([beta * k, q], axis=-2), k))
   solve, solve_transposed = _solvers(jnp.tril(of_keys * gates.between, -1))
@@ -166,7 +167,7 @@ def _backward(state, d_state, d_reads, q, k, v, log_decay, beta):
     corrections = own - from_memory @ memory
     return whole * memory + _tn(k_to_end, corrections), (memory, corrections)
 
-  final, (memories, corrections) = jax.lax.scan(recompute, state, (own, from_memory, k_to_end, gates.whole))
+  _, (memories, corrections) = jax.lax.scan(recompute, state, (own, from_memory, k_to_end, gates.whole))
 
   # d_targets, of beta e, is own + from_memory d_state, as the corrections are.
   own, from_memory = solve_transposed(_tn(scores, d_reads)), solve_transposed(k_to_end)
@@ -177,29 +178,28 @@ def _backward(state, d_state, d_reads, q, k, v, log_decay, beta):
     d_targets = own + from_memory @ d_memory
     both = jnp.concatenate([d_reads, d_targets], axis=-2)
     to_memory, to_end = _nt(both, memory), _nt(corrections, d_memory)
-    return whole * d_memory + _tn(writers, both), (d_targets, to_memory, to_end)
+    of_state = whole[..., 0, 0] * _dots(*(rearrange(x, "b h k v -> b h (k v)") for x in (memory, d_memory)))
+    return whole * d_memory + _tn(writers, both), (d_targets, to_memory, to_end, of_state)
 
-  from_final = jnp.sum(final * d_state, axis=(-2, -1))
   xs = memories, corrections, d_reads, own, from_memory, writers, gates.whole
-  d_state, (d_targets, to_memory, to_end) = jax.lax.scan(step, d_state, xs, reverse=True)
+  d_before, (d_targets, to_memory, to_end, of_state) = jax.lax.scan(step, d_state, xs, reverse=True)
 
   q_to_memory, k_to_memory = _halves(to_memory)
-  d_scores = _nt(d_reads, corrections) * gates.between
+  d_scores = jnp.tril(_nt(d_reads, corrections) * gates.between, -1)
+  d_own = _dots(d_reads, corrections)[..., None]  # of the diagonal: a token reads what it wrote itself, undecayed
   d_answer = jnp.tril(_nt(d_targets, corrections) * gates.between, -1)
   from_q, from_k = _halves(jnp.concatenate([d_scores, d_answer], axis=-2) @ k)
-  d_q = gates.start * q_to_memory + from_q
+  d_q = gates.start * q_to_memory + from_q  # but for the diagonal's share
   d_expected = gates.start * k_to_memory + from_k  # by what the memory answers to k
   d_left = -beta * d_expected
   d_end = gates.end * to_end
-  d_right = _tn(jnp.concatenate([d_scores, -beta * d_answer], axis=-2), jnp.concatenate([q, k], axis=-2)) + d_end
+  d_right = _tn(jnp.concatenate([d_scores, -beta * d_answer], axis=-2), jnp.concatenate([q, k], axis=-2))
 
   d_beta = _dots(d_targets, v) - _dots(k, d_expected)
-  # A log-decay scales all that is read later of what was written earlier: what is read counts for it, what is written
-  # against it, of all tokens from here to the end of the segment.
-  d_log = rearrange(_dots(q, d_q) + _dots(k, d_left - d_right), "n b h c -> b h (n c)")
-  d_log = jax.lax.cumsum(d_log, axis=2, reverse=True) + from_final[..., None]
-  d_log = rearrange(d_log, "b h (n c) -> n b h c", c=k.shape[-2])
-  return d_state, (d_q, d_left + d_right, beta * d_targets, d_log, d_beta)
+  read = _dots(q, d_q) + _dots(k, d_left - d_right)
+  read = jnp.concatenate([read[..., :-1], read[..., -1:] + of_state[..., None]], axis=-1)
+  d_log = to_log_decay(read, _dots(k, d_end))
+  return d_before, (d_q + d_own * k, d_left + d_right + d_end + d_own * q, beta * d_targets, d_log, d_beta)
 
 
 def _one_token(
