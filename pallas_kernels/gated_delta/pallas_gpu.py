@@ -239,7 +239,17 @@ class _Calls:
     call = self._call(
       functools.partial(_gradients_kernel, width=self._columns),
       (blocks, self._gates[2]),
-      [keys, keys, chunk.CumLogDecay(gates, gates), gates, memories, values, self._by_token(self._value_dim), values, memories],
+      [
+        keys,
+        keys,
+        chunk.CumLogDecay(gates, gates),
+        gates,
+        memories,
+        values,
+        self._by_token(self._value_dim),
+        values,
+        memories,
+      ],
       [keys, keys, part, part, part],
       [jax.ShapeDtypeStruct(q.shape, q.dtype)] * 2 + [parts] * 3,
       warps=4,

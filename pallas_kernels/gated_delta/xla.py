@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from pallas_kernels.gated_delta.chunk import Decay, cum_log_decay, decay, to_log_decay
+from pallas_kernels.gated_delta.chunk import Decay, cum_log_decay, decay
 
 BLOCK = 16
 SEGMENT = 4
@@ -178,11 +178,10 @@ def _backward(state, d_state, d_reads, q, k, v, log_decay, beta):
     d_targets = own + from_memory @ d_memory
     both = jnp.concatenate([d_reads, d_targets], axis=-2)
     to_memory, to_end = _nt(both, memory), _nt(corrections, d_memory)
-    of_state = whole[..., 0, 0] * _dots(*(rearrange(x, "b h k v -> b h (k v)") for x in (memory, d_memory)))
-    return whole * d_memory + _tn(writers, both), (d_targets, to_memory, to_end, of_state)
+    return whole * d_memory + _tn(writers, both), (d_targets, to_memory, to_end)
 
   xs = memories, corrections, d_reads, own, from_memory, writers, gates.whole
-  d_before, (d_targets, to_memory, to_end, of_state) = jax.lax.scan(step, d_state, xs, reverse=True)
+  d_before, (d_targets, to_memory, to_end) = jax.lax.scan(step, d_state, xs, reverse=True)
 
   q_to_memory, k_to_memory = _halves(to_memory)
   d_scores = jnp.tril(_nt(d_reads, corrections) * gates.between, -1)
@@ -196,9 +195,13 @@ def _backward(state, d_state, d_reads, q, k, v, log_decay, beta):
   d_right = _tn(jnp.concatenate([d_scores, -beta * d_answer], axis=-2), jnp.concatenate([q, k], axis=-2))
 
   d_beta = _dots(d_targets, v) - _dots(k, d_expected)
-  read = _dots(q, d_q) + _dots(k, d_left - d_right)
-  read = jnp.concatenate([read[..., :-1], read[..., -1:] + of_state[..., None]], axis=-1)
-  d_log = to_log_decay(read, _dots(k, d_end))
+  # A log-decay scales all that later tokens read of what earlier ones wrote: at first all that is read of the state, then
+  # less by what a token reads and more by what it writes. Summed from the start, for at the end the last writes are
+  # left, which nothing decays, and the rounding of their difference would outweigh gradients through strong decays.
+  through = jnp.einsum("bhkv,bhkv->bh", state, d_before)
+  change = rearrange(_dots(k, d_right + d_end - d_left) - _dots(q, d_q), "n b h c -> b h (n c)")
+  d_log = jnp.cumsum(jnp.concatenate([through[..., None], change[..., :-1]], axis=-1), axis=-1)
+  d_log = rearrange(d_log, "b h (n c) -> n b h c", c=k.shape[-2])
   return d_before, (d_q + d_own * k, d_left + d_right + d_end + d_own * q, beta * d_targets, d_log, d_beta)
 
 
