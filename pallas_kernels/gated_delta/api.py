@@ -21,7 +21,7 @@ def gated_delta(
   beta: Float[Array, "B T H"],
   state: Float[Array, "B H K V"] | None = None,
   *,
-  implementation: str | None = None,
+  implementation: str = "auto",
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
   """Reads and corrects an associative memory, one token after the other.
 
@@ -43,7 +43,7 @@ def gated_delta(
   if q.shape != k.shape or v.shape[:3] != k.shape[:3] or log_decay.shape != k.shape[:3] or beta.shape != k.shape[:3]:
     shapes = ", ".join(str(x.shape) for x in (q, k, v, log_decay, beta))
     raise ValueError(f"gated_delta: q, k, v, log_decay, beta must agree in [B T H]; got {shapes}")
-  if implementation is None and k.shape[1] == 1:
+  if implementation == "auto" and k.shape[1] == 1:
     implementation = "xla"  # a rank-one update, limited by the memory's traffic; a kernel would pad it to a chunk
   inputs = (q, k, v, log_decay, beta, state)
   return dispatch.run("gated_delta", IMPLEMENTATIONS, implementation, *inputs)

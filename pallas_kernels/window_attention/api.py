@@ -18,7 +18,7 @@ def window_attention(
   rule: MaskRule,
   span: Span | None = None,
   *,
-  implementation: str | None = None,
+  implementation: str = "auto",
 ) -> Float[Array, "B F L H D"]:
   """Attention of F frames of L tokens over G >= F frames, of which the queries are the last F.
 
@@ -51,7 +51,7 @@ def action_attention(
   video_v: Float[Array, "B N L H D"],
   span: Span | None = None,
   *,
-  implementation: str | None = None,
+  implementation: str = "auto",
 ) -> Float[Array, "B A H D"]:
   """The action rows of the mixture's mask: A actions read each other and frames [start, stop) of a video's N.
 
