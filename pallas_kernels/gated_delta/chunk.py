@@ -1,9 +1,9 @@
 """One chunk of one head, forward and backward, as products of whole matrices: the arithmetic that the kernels share.
 
-With G the decay since the chunk began, D_ij = G_i / G_j for i >= j, and S the memory at its start:
+With G the decay since the chunk began, D_ij = G_i / G_j for i >= j, and S the state at its start:
 
     A = I + tril(beta_i k_i.k_j D_ij, -1)    P = tril(q_i.k_j D_ij)
-    e = v - G k S                            what the memory gets wrong, before this chunk's own corrections
+    e = v - G k S                            what the state gets wrong, before this chunk's own corrections
     u = A^-1 (beta e)                        corrections
     o = G q S + P u                          reads
     S' = G_C S + (G_C/G k)^T u
@@ -36,7 +36,7 @@ class Gradients(NamedTuple):
 
   Attributes:
     read: of the accumulated log-decays, as far as they scale what the chunk's tokens read, and all that they scale of
-      the memory at its start.
+      the state at its start.
     kept: what each token's write counts for after the chunk; see `to_log_decay` for both.
   """
 
@@ -89,8 +89,8 @@ class CumLogDecay(NamedTuple):
 
   One float32 holds a sum of 1,000 to 6e-5 only, and the decay between two neighbors late in a chunk is the exponential
   of a difference of two such sums. So each log-decay is cut into a multiple of `STEP`, whose sums and differences are
-  exact, and a rest of at most half of it, whose sums stay small. A difference then is as exact as adding up the log-decays
-  between the two tokens alone.
+  exact, and a rest of at most half of it, whose sums stay small. A difference is then as exact as the sum of the
+  log-decays between the two tokens.
   """
 
   coarse: Float[Array, "..."]
@@ -218,7 +218,7 @@ def write(
   state: Float[Array, "K V"],
   exact: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST,
 ) -> Float[Array, "K V"]:
-  """The memory after the chunk; `exact` as in `products`."""
+  """The state after the chunk; `exact` as in `products`."""
   *_, tn = products(k.dtype, exact)
   return gates.whole * state + tn(k, gates.end * corrections)
 
@@ -231,10 +231,10 @@ def forward(
   beta: Float[Array, "C 1"],
   state: Float[Array, "K V"],
 ) -> tuple[Float[Array, "C V"], Float[Array, "K V"]]:
-  """Reads of the chunk, and the memory after it, in float32."""
+  """Reads of the chunk, and the state after it, in float32."""
   nn, nt, _ = products(k.dtype)
   size = k.shape[0]
-  # The memory is the operand that is slow to load into a matrix unit: both read it at once.
+  # The state is the operand that is slow to load into a matrix unit: both read it at once.
   from_state = nn(jnp.concatenate([k, q]), state)
   errors = v.astype(jnp.float32) - gates.start * from_state[:size]
   system = beta * answers(k, gates)
@@ -250,7 +250,7 @@ def recompute(
   beta: Float[Array, "C 1"],
   state: Float[Array, "K V"],
 ) -> tuple[Float[Array, "C C"], Float[Array, "C V"], Float[Array, "K V"]]:
-  """What `backward` wants of a chunk: the block inverses of A, and e; and the memory after it."""
+  """What `backward` wants of a chunk: the block inverses of A, and e; and the state after it."""
   nn, *_ = products(k.dtype)
   system = beta * answers(k, gates)
   factors = factor(system, k.dtype)
@@ -270,7 +270,7 @@ def backward(
   d_reads: Float[Array, "C V"],
   d_state: Float[Array, "K V"],
 ) -> Gradients:
-  """Gradients to the chunk's inputs, from those of its reads and of the memory after it."""
+  """Gradients to the chunk's inputs, from those of its reads and of the state after it."""
   nn, nt, tn = products(k.dtype)
   size = k.shape[0]
   scores, answer = nt(q, k) * gates.between, answers(k, gates)
@@ -290,17 +290,17 @@ def backward(
   d_right = tn(d_scores, q) - tn(d_answer, k)
 
   d_beta = _rows(d_targets * errors) - _rows(d_system * answer)
-  # Each decay D_ij = G_i / G_j scales what stands left of it with token i and what stands right with 1 / token j. What a
-  # token reads of its own write no decay scales: it stays out of both, for their difference would keep its rounding.
+  # Each decay D_ij = G_i / G_j scales what stands left of it with token i and what stands right with 1 / token j. What
+  # a token reads of its own write no decay scales: it stays out of both, for their difference would keep its rounding.
   q, k = q.astype(jnp.float32), k.astype(jnp.float32)
   read = _rows(q * d_q + k * (d_left - d_right))
   last = jax.lax.broadcasted_iota(jnp.int32, beta.shape, 0) == size - 1
   read += jnp.where(last, gates.whole * _sum(state * d_state), 0.0)
-  d_memory = gates.whole * d_state + tn(
+  d_before = gates.whole * d_state + tn(
     jnp.concatenate([q, k]), jnp.concatenate([gates.start * d_reads.astype(jnp.float32), -gates.start * d_errors])
   )
   d_q, d_k = d_q + d_own * k, d_left + d_right + d_end + d_own * q
-  return Gradients(d_q, d_k, d_errors, read, _rows(k * d_end), d_beta, d_memory)
+  return Gradients(d_q, d_k, d_errors, read, _rows(k * d_end), d_beta, d_before)
 
 
 def apart(x: Float[Array, "C C"]) -> tuple[Float[Array, "C 1"], Float[Array, "C C"]]:

@@ -1,8 +1,8 @@
-"""Gated delta rule on a GPU, by Triton: what needs no memory for all chunks at once, then a walk over the chunks.
+"""Gated delta rule on a GPU, by Triton: what needs no state for all chunks at once, then a walk over the chunks.
 
-A program of a walk keeps in registers the memory of one head and `Tiles.columns` of its columns, which never meet the
-other columns. The backward pass walks forward once more and keeps the memory at every chunk, walks back with the
-memory's gradient, keeps it too, and then takes all chunks at once.
+A program of a walk keeps in registers the state of one head and `Tiles.columns` of its columns, which never meet the
+other columns. The backward pass walks forward once more and keeps the state at every chunk, walks back with the
+state's gradient, keeps it too, and then takes all chunks at once.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ class Tiles:
   """What one program takes.
 
   Attributes:
-    columns: of the memory, where a program walks; more of them share the reads of q and k, and fill more registers.
-    rows: of the memory, where all chunks are taken at once.
+    columns: of the state, where a program walks; more of them share the reads of q and k, and fill more registers.
+    rows: of the state, where all chunks are taken at once.
     warps: of a walk.
     stages: chunks in shared memory at once; with one, their loads are waited for and pass through registers.
   """
@@ -90,15 +90,15 @@ def gated_delta(
 def on_chip_bytes(tiles: Tiles, key_dim: int, value_dim: int, dtype) -> int:
   """Shared memory of a walk back, which takes the most.
 
-  The chunks' q, k, P, A^-1, d_reads and gates, and the operands made of the memory and of what is written to it.
+  The chunks' q, k, P, A^-1, d_reads and gates, and the operands made of the state and of what is written to it.
   """
   columns, itemsize = min(tiles.columns, value_dim), jnp.dtype(dtype).itemsize
-  chunks = tiles.stages * (itemsize * CHUNK * (2 * key_dim + 2 * CHUNK + columns) + 2 * 4 * CHUNK)
+  chunks = tiles.stages * (itemsize * CHUNK * (2 * key_dim + 2 * CHUNK + columns) + 3 * 4 * CHUNK)
   return chunks + itemsize * (CHUNK + key_dim) * columns
 
 
 def candidates(heads: int, key_dim: int, value_dim: int, dtype) -> list[Tiles]:
-  """Tiles whose operands fit into shared memory, and the memory itself into half of the registers.
+  """Tiles whose operands fit into shared memory, and the state itself into half of the registers.
 
   Of the present GPU; of an H100 where there is none, as when compiling for one.
   """
@@ -163,7 +163,7 @@ _rule.defvjp(_rule_forward, _rule_backward)
 class _Calls:
   """The kernels, for one shape. What only they exchange is [B H N ...], without a ragged end.
 
-  The grid is (block of the memory's rows or columns, chunk, batch x head).
+  The grid is (block of the state's rows or columns, chunk, batch x head).
   """
 
   def __init__(self, tiles: Tiles, interpret: bool, q, v, beta):
@@ -186,32 +186,32 @@ class _Calls:
     return call(q, k, cum_log_decay, beta)
 
   def walk(self, q, k, v, cum_log_decay, beta, scores, inverses, state, *, keep: bool):
-    """Reads and final memory; with `keep` also the memory, the errors e and the corrections u of every chunk."""
+    """Reads and final state; with `keep` also the state, the errors e and the corrections u of every chunk."""
     keys, gates, square = self._by_token(self._key_dim), self._by_chunk(CHUNK), self._by_chunk(CHUNK, CHUNK)
-    values, memory = self._by_token(self._columns, blocked=True), self._memory()
+    values, whole = self._by_token(self._columns, blocked=True), self._state()
     rows = self._by_chunk(CHUNK, self._columns, blocked=True)
-    memories = self._by_chunk(self._key_dim, self._columns, blocked=True)
+    every = self._by_chunk(self._key_dim, self._columns, blocked=True)
     kept = [self._like(self._key_dim, self._value_dim), *[self._like(CHUNK, self._value_dim)] * 2]
     call = self._call(
       _walk_kernel,
       (self._value_dim // self._columns, 1),
-      [keys, keys, values, chunk.CumLogDecay(gates, gates), gates, square, square, memory],
-      [values, memory] + [memories, rows, rows] * keep,
+      [keys, keys, values, chunk.CumLogDecay(gates, gates), gates, square, square, whole],
+      [values, whole] + [every, rows, rows] * keep,
       [jax.ShapeDtypeStruct(v.shape, v.dtype), jax.ShapeDtypeStruct(state.shape, jnp.float32)] + kept * keep,
       **self._walk,
     )
     return call(q, k, v, cum_log_decay, beta, scores, inverses, state)
 
   def walk_back(self, q, k, cum_log_decay, beta, scores, inverses, d_reads, d_final):
-    """Gradients to beta e, to the memory after every chunk, and to the memory at the start."""
+    """Gradients to beta e, to the state after every chunk, and to the state at the start."""
     keys, gates, square = self._by_token(self._key_dim), self._by_chunk(CHUNK), self._by_chunk(CHUNK, CHUNK)
     values, rows = self._by_token(self._columns, blocked=True), self._by_chunk(CHUNK, self._columns, blocked=True)
-    memory, memories = self._memory(), self._by_chunk(self._key_dim, self._columns, blocked=True)
+    whole, every = self._state(), self._by_chunk(self._key_dim, self._columns, blocked=True)
     call = self._call(
       _walk_back_kernel,
       (self._value_dim // self._columns, 1),
-      [keys, keys, chunk.CumLogDecay(gates, gates), gates, square, square, values, memory],
-      [rows, memories, memory],
+      [keys, keys, chunk.CumLogDecay(gates, gates), gates, square, square, values, whole],
+      [rows, every, whole],
       [
         self._like(CHUNK, self._value_dim),
         self._like(self._key_dim, self._value_dim),
@@ -224,13 +224,13 @@ class _Calls:
   def gradients(self, q, k, cum_log_decay, beta, states, corrections, d_reads, d_targets, d_states):
     """To q, k, accumulated log-decay (two, see `chunk.Gradients`) and beta.
 
-    The gates' come in parts, one from each block of rows of the memory.
+    The gates' come in parts, one from each block of rows of the state.
 
     That to beta lacks what comes through the errors.
     """
     keys, gates = self._by_token(self._rows, blocked=True), self._by_chunk(CHUNK)
     values = self._by_chunk(CHUNK, self._value_dim)
-    memories = pl.BlockSpec(
+    every = pl.BlockSpec(
       (None, None, self._gates[2], self._rows, self._value_dim), lambda j, n, g: (*self._at(g), 0, j, 0)
     )
     part = pl.BlockSpec((None, None, None, *self._gates[2:]), lambda j, n, g: (j, *self._at(g), 0, 0))
@@ -244,11 +244,11 @@ class _Calls:
         keys,
         chunk.CumLogDecay(gates, gates),
         gates,
-        memories,
+        every,
         values,
         self._by_token(self._value_dim),
         values,
-        memories,
+        every,
       ],
       [keys, keys, part, part, part],
       [jax.ShapeDtypeStruct(q.shape, q.dtype)] * 2 + [parts] * 3,
@@ -286,7 +286,7 @@ class _Calls:
     block = (None, None, self._gates[2], *shape)
     return pl.BlockSpec(block, lambda j, n, g: (*self._at(g), *(0,) * len(shape), j if blocked else 0))
 
-  def _memory(self):
+  def _state(self):
     return pl.BlockSpec((None, None, self._key_dim, self._columns), lambda j, n, g: (*self._at(g), 0, j))
 
 
@@ -302,15 +302,15 @@ def _prepare_kernel(q, k, cum_log_decay, beta, scores, inverses):
 def _walk_kernel(q, k, v, cum_log_decay, beta, scores, inverses, state, reads, final, *kept):
   nn, *_ = _products(v.dtype)
 
-  def body(n, memory):
+  def body(n, state):
     q_n, k_n = _take(q, n), _take(k, n)
     gates, write = _gates(cum_log_decay, beta, n)
-    errors = _take(v, n).astype(jnp.float32) - gates.start * nn(k_n, memory)
+    errors = _take(v, n).astype(jnp.float32) - gates.start * nn(k_n, state)
     corrections = nn(inverses[n], write * errors)
-    _put(reads, n, gates.start * nn(q_n, memory) + nn(scores[n], corrections))
-    for ref, value in zip(kept, (memory, errors, corrections), strict=bool(kept)):
+    _put(reads, n, gates.start * nn(q_n, state) + nn(scores[n], corrections))
+    for ref, value in zip(kept, (state, errors, corrections), strict=bool(kept)):
       ref[n] = value.astype(ref.dtype)
-    return chunk.write(k_n, corrections, gates, memory, EXACT)
+    return chunk.write(k_n, corrections, gates, state, EXACT)
 
   final[...] = jax.lax.fori_loop(0, beta.shape[0], body, state[...])
 
@@ -320,15 +320,15 @@ def _walk_back_kernel(
 ):  # fmt: skip
   nn, _, tn = _products(q.dtype)
 
-  def body(i, d_memory):
+  def body(i, d_state):
     n = beta.shape[0] - 1 - i
     q_n, k_n, d_read = _take(q, n), _take(k, n), _take(d_reads, n)
     gates, write = _gates(cum_log_decay, beta, n)
-    d_states[n] = d_memory.astype(d_states.dtype)
-    d_target = tn(inverses[n], tn(scores[n], d_read) + gates.end * nn(k_n, d_memory))
+    d_states[n] = d_state.astype(d_states.dtype)
+    d_target = tn(inverses[n], tn(scores[n], d_read) + gates.end * nn(k_n, d_state))
     d_targets[n] = d_target.astype(d_targets.dtype)
     return (
-      gates.whole * d_memory
+      gates.whole * d_state
       + tn(q_n, gates.start * d_read.astype(jnp.float32))
       - tn(k_n, gates.start * write * d_target)
     )
