@@ -121,7 +121,7 @@ def tile_key(key_dim: int, value_dim: int, dtype) -> str:
 
 
 def _pick_tiles(heads: int, key_dim: int, value_dim: int, dtype) -> Tiles:
-  tuned = tiles_table.lookup("gated_delta", jax.devices()[0].device_kind, tile_key(key_dim, value_dim, dtype))
+  tuned = tiles_table.lookup("gated_delta", tiles_table.target_kind(), tile_key(key_dim, value_dim, dtype))
   fits = [Tiles(**tuned)] if tuned else candidates(heads, key_dim, value_dim, dtype)
   if not fits:
     raise Unsupported(f"gated_delta: K is {key_dim} in {jnp.dtype(dtype).name}; allowed: what fits into shared memory")

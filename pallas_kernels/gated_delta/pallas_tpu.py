@@ -112,7 +112,7 @@ def _pick_tiles(heads: int, key_dim: int, value_dim: int, dtype) -> Tiles:
   Raises:
     Unsupported: none does.
   """
-  tuned = tiles_table.lookup("gated_delta", jax.devices()[0].device_kind, tile_key(key_dim, value_dim, dtype))
+  tuned = tiles_table.lookup("gated_delta", tiles_table.target_kind(), tile_key(key_dim, value_dim, dtype))
   if tuned and heads % tuned["heads"] == 0:
     return Tiles(**tuned)
   fitting = candidates(heads, key_dim, value_dim, dtype)
