@@ -171,7 +171,7 @@ def _compile(chip: Chip, function, arguments):
     return "lowered", f"lowered is translated to Triton only: {reason}", ()
   sharding = SingleDeviceSharding(_device(chip))
   arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
-  with pretend(chip) if chip.platform == "gpu" else contextlib.nullcontext():
+  with pretend(chip):
     lowered = jax.jit(function).trace(*arguments).lower()
   kernels = tuple((_tpu_kernels if chip.platform == "tpu" else _gpu_kernels)(lowered))
   if not kernels:

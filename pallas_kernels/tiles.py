@@ -10,7 +10,14 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+import jax
+
 PATH = pathlib.Path(__file__).with_name("tiles.json")
+
+
+def target_kind() -> str:
+  """Kind of the device that is compiled for: that of the abstract mesh in use, else of the first device at hand."""
+  return (jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]).device_kind
 
 
 def lookup(op: str, device_kind: str, key: str) -> dict[str, int] | None:

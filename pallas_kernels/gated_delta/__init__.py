@@ -1,4 +1,4 @@
-"""Gated delta rule: an associative memory read and corrected token by token, computed in chunks."""
+"""Gated delta rule: a matrix of keys and values is read and corrected token by token, and computed in chunks."""
 
 from pallas_kernels.gated_delta.api import gated_delta
 

@@ -21,20 +21,22 @@ def gated_delta(
   beta: Float[Array, "B T H"],
   state: Float[Array, "B H K V"] | None = None,
   *,
-  implementation: str | None = None,
+  implementation: str = "auto",
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
-  """Reads and corrects an associative memory, one token after the other.
+  """Reads and corrects a state, a matrix that answers a key with a value, one token after the other.
 
   Args:
     q, k: queries and keys, L2-normalized by the caller; q also scaled by K^-0.5.
     v: values.
-    log_decay: at most 0; 0 keeps everything.
+    log_decay: at most 0; 0 keeps everything, and what lies below -104 forgets everything.
     beta: share of the error that is corrected, in [0, 1]; 0 writes nothing.
-    state: memory before the first token; zeros if None.
-      None: the platform's kernel where it can, else "xla".
+    state: before the first token; zeros if None.
+    implementation: "pallas_tpu" and "pallas_gpu" (kernels), "xla" (chunks, linear cost) or "reference" (one token at a
+      time); "auto": the kernel of the platform that the program is lowered for, or "xla" where that has none, where the
+      kernel cannot do this, and for a single token.
 
   Returns:
-    The reads in the dtype of `v`, and the memory after the last token in float32.
+    The reads in the dtype of `v`, and the state after the last token in float32.
 
   Raises:
     ValueError: shapes do not agree.
@@ -43,7 +45,7 @@ def gated_delta(
   if q.shape != k.shape or v.shape[:3] != k.shape[:3] or log_decay.shape != k.shape[:3] or beta.shape != k.shape[:3]:
     shapes = ", ".join(str(x.shape) for x in (q, k, v, log_decay, beta))
     raise ValueError(f"gated_delta: q, k, v, log_decay, beta must agree in [B T H]; got {shapes}")
-  if implementation is None and k.shape[1] == 1:
-    implementation = "xla"  # a rank-one update, limited by the memory's traffic; a kernel would pad it to a chunk
+  if implementation == "auto" and k.shape[1] == 1:
+    implementation = "xla"  # a rank-one update, limited by reading the state; a kernel would pad it to a chunk
   inputs = (q, k, v, log_decay, beta, state)
   return dispatch.run("gated_delta", IMPLEMENTATIONS, implementation, *inputs)

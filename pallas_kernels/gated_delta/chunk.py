@@ -1,9 +1,9 @@
 """One chunk of one head, forward and backward, as products of whole matrices: the arithmetic that the kernels share.
 
-With G the decay since the chunk began, D_ij = G_i / G_j for i >= j, and S the memory at its start:
+With G the decay since the chunk began, D_ij = G_i / G_j for i >= j, and S the state at its start:
 
     A = I + tril(beta_i k_i.k_j D_ij, -1)    P = tril(q_i.k_j D_ij)
-    e = v - G k S                            what the memory gets wrong, before this chunk's own corrections
+    e = v - G k S                            what the state gets wrong, before this chunk's own corrections
     u = A^-1 (beta e)                        corrections
     o = G q S + P u                          reads
     S' = G_C S + (G_C/G k)^T u
@@ -32,12 +32,19 @@ class Decay(NamedTuple):
 
 
 class Gradients(NamedTuple):
-  """Of one chunk; `log_decay` is the gradient of the accumulated log-decay, in columns as `beta`."""
+  """Of one chunk.
+
+  Attributes:
+    read: of the accumulated log-decays, as far as they scale what the chunk's tokens read, and all that they scale of
+      the state at its start.
+    kept: what each token's write counts for after the chunk; see `to_log_decay` for both.
+  """
 
   q: Float[Array, "C K"]
   k: Float[Array, "C K"]
   v: Float[Array, "C V"]
-  log_decay: Float[Array, "C 1"]
+  read: Float[Array, "C 1"]
+  kept: Float[Array, "C 1"]
   beta: Float[Array, "C 1"]
   state: Float[Array, "K V"]
 
@@ -77,14 +84,57 @@ def row(column: Float[Array, "C 1"]) -> Float[Array, "1 C"]:
   return jnp.sum(jnp.where(i == j, column, 0.0), axis=0, keepdims=True)
 
 
-def decay(
-  log_column: Float[Array, "*B C 1"], log_row: Float[Array, "*B 1 C"], log_last: Float[Array, "*B 1 1"]
-) -> Decay:
-  """From the log-decay accumulated since the start of the chunk: both ways round, and that of its last token."""
-  i, j = indices(log_row.shape[-1])
+class CumLogDecay(NamedTuple):
+  """Log-decays accumulated since the start of a chunk, as the sum of two numbers.
+
+  One float32 holds a sum of 1,000 to 6e-5 only, and the decay between two neighbors late in a chunk is the exponential
+  of a difference of two such sums. So each log-decay is cut into a multiple of `STEP`, whose sums and differences are
+  exact, and a rest of at most half of it, whose sums stay small. A difference is then as exact as the sum of the
+  log-decays between the two tokens.
+  """
+
+  coarse: Float[Array, "..."]
+  fine: Float[Array, "..."]
+
+  def since(self, earlier: "CumLogDecay") -> Float[Array, "..."]:
+    """The log-decay from there to here."""
+    return (self.coarse - earlier.coarse) + (self.fine - earlier.fine)
+
+  def total(self) -> Float[Array, "..."]:
+    """The log-decay since the start of the chunk."""
+    return self.coarse + self.fine
+
+
+# NOTE: sums of 1,024 log-decays that are no lower than FLOOR need 17 bits before the point and STEP 7 after it: all of
+# float32's 24.
+STEP = 2.0**-7
+FLOOR = -128.0  # exp(-104) is 0 in float32
+
+
+def cum_log_decay(log_decay: Float[Array, "*B C"]) -> CumLogDecay:
+  """Accumulates the log-decays of a chunk of up to 1,024 tokens, along the last axis."""
+  log_decay = jnp.maximum(log_decay, FLOOR)
+  coarse = jnp.round(log_decay / STEP) * STEP
+  return CumLogDecay(jnp.cumsum(coarse, axis=-1), jnp.cumsum(log_decay - coarse, axis=-1))
+
+
+def to_log_decay(read: Float[Array, "*B C"], kept: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+  """Gradients to the log-decays of chunks: each scales what it and later tokens read, and what earlier ones wrote.
+
+  The second part is summed from the start of the chunk, not as all less the rest: the last writes reach the end of it
+  nearly whole, and the rounding of that difference would outweigh gradients through strong decays.
+  """
+  before = jnp.cumsum(kept, axis=-1)[..., :-1]
+  before = jnp.concatenate([jnp.zeros_like(kept[..., :1]), before], axis=-1)
+  return jax.lax.cumsum(read, axis=read.ndim - 1, reverse=True) + before
+
+
+def decay(columns: CumLogDecay, rows: CumLogDecay, last: CumLogDecay) -> Decay:
+  """From the accumulated log-decays in columns [C 1] and in rows [1 C], and that of the last token [1 1]."""
+  i, j = indices(rows.coarse.shape[-1])
   # Masked before exp: above the diagonal the exponent is positive and may overflow, and inf * 0 poisons gradients.
-  between = jnp.exp(jnp.where(i >= j, log_column - log_row, -jnp.inf))
-  return Decay(jnp.exp(log_column), jnp.exp(log_last - log_column), jnp.exp(log_last), between)
+  between = jnp.exp(jnp.where(i >= j, columns.since(rows), -jnp.inf))
+  return Decay(jnp.exp(columns.total()), jnp.exp(last.since(columns)), jnp.exp(last.total()), between)
 
 
 def strictly_lower(x: Float[Array, "C C"]) -> Float[Array, "C C"]:
@@ -168,7 +218,7 @@ def write(
   state: Float[Array, "K V"],
   exact: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST,
 ) -> Float[Array, "K V"]:
-  """The memory after the chunk; `exact` as in `products`."""
+  """The state after the chunk; `exact` as in `products`."""
   *_, tn = products(k.dtype, exact)
   return gates.whole * state + tn(k, gates.end * corrections)
 
@@ -181,10 +231,10 @@ def forward(
   beta: Float[Array, "C 1"],
   state: Float[Array, "K V"],
 ) -> tuple[Float[Array, "C V"], Float[Array, "K V"]]:
-  """Reads of the chunk, and the memory after it, in float32."""
+  """Reads of the chunk, and the state after it, in float32."""
   nn, nt, _ = products(k.dtype)
   size = k.shape[0]
-  # The memory is the operand that is slow to load into a matrix unit: both read it at once.
+  # The state is the operand that is slow to load into a matrix unit: both read it at once.
   from_state = nn(jnp.concatenate([k, q]), state)
   errors = v.astype(jnp.float32) - gates.start * from_state[:size]
   system = beta * answers(k, gates)
@@ -200,7 +250,7 @@ def recompute(
   beta: Float[Array, "C 1"],
   state: Float[Array, "K V"],
 ) -> tuple[Float[Array, "C C"], Float[Array, "C V"], Float[Array, "K V"]]:
-  """What `backward` wants of a chunk: the block inverses of A, and e; and the memory after it."""
+  """What `backward` wants of a chunk: the block inverses of A, and e; and the state after it."""
   nn, *_ = products(k.dtype)
   system = beta * answers(k, gates)
   factors = factor(system, k.dtype)
@@ -220,7 +270,7 @@ def backward(
   d_reads: Float[Array, "C V"],
   d_state: Float[Array, "K V"],
 ) -> Gradients:
-  """Gradients to the chunk's inputs, from those of its reads and of the memory after it."""
+  """Gradients to the chunk's inputs, from those of its reads and of the state after it."""
   nn, nt, tn = products(k.dtype)
   size = k.shape[0]
   scores, answer = nt(q, k) * gates.between, answers(k, gates)
@@ -231,24 +281,32 @@ def backward(
   d_errors = beta * d_targets
   # k enters as the token that reads (on the left of D) and as the one that is read (on its right).
   from_state = nt(jnp.concatenate([d_reads.astype(k.dtype), d_errors.astype(k.dtype)]), state)
-  d_scores = nt(d_reads, corrections) * gates.between
+  d_own, d_scores = apart(nt(d_reads, corrections) * gates.between)
   d_system = nt(d_targets, corrections)
   d_answer = strictly_lower(beta * d_system * gates.between)
   d_q = gates.start * from_state[:size] + nn(d_scores, k)
   d_left = -gates.start * from_state[size:] - nn(d_answer, k)
   d_end = gates.end * nt(corrections, d_state)
-  d_right = tn(d_scores, q) - tn(d_answer, k) + d_end
+  d_right = tn(d_scores, q) - tn(d_answer, k)
 
   d_beta = _rows(d_targets * errors) - _rows(d_system * answer)
-  # Each decay D_ij = G_i / G_j scales what stands left of it with token i and what stands right with 1 / token j.
+  # Each decay D_ij = G_i / G_j scales what stands left of it with token i and what stands right with 1 / token j. What
+  # a token reads of its own write no decay scales: it stays out of both, for their difference would keep its rounding.
   q, k = q.astype(jnp.float32), k.astype(jnp.float32)
-  d_log = _rows(q * d_q + k * (d_left - d_right))
-  d_last = gates.whole * _sum(state * d_state) + _sum(k * d_end)
-  last = jax.lax.broadcasted_iota(jnp.int32, d_log.shape, 0) == size - 1
-  d_memory = gates.whole * d_state + tn(
+  read = _rows(q * d_q + k * (d_left - d_right))
+  last = jax.lax.broadcasted_iota(jnp.int32, beta.shape, 0) == size - 1
+  read += jnp.where(last, gates.whole * _sum(state * d_state), 0.0)
+  d_before = gates.whole * d_state + tn(
     jnp.concatenate([q, k]), jnp.concatenate([gates.start * d_reads.astype(jnp.float32), -gates.start * d_errors])
   )
-  return Gradients(d_q, d_left + d_right, d_errors, d_log + jnp.where(last, d_last, 0.0), d_beta, d_memory)
+  d_q, d_k = d_q + d_own * k, d_left + d_right + d_end + d_own * q
+  return Gradients(d_q, d_k, d_errors, read, _rows(k * d_end), d_beta, d_before)
+
+
+def apart(x: Float[Array, "C C"]) -> tuple[Float[Array, "C 1"], Float[Array, "C C"]]:
+  """The diagonal in a column, and what lies below it."""
+  i, j = indices(x.shape[0])
+  return _rows(jnp.where(i == j, x, 0.0)), jnp.where(i > j, x, 0.0)
 
 
 def _rows(x):

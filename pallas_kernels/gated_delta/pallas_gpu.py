@@ -1,8 +1,8 @@
-"""Gated delta rule on a GPU, by Triton: what needs no memory for all chunks at once, then a walk over the chunks.
+"""Gated delta rule on a GPU, by Triton: what needs no state for all chunks at once, then a walk over the chunks.
 
-A program of a walk keeps in registers the memory of one head and `Tiles.columns` of its columns, which never meet the
-other columns. The backward pass walks forward once more and keeps the memory at every chunk, walks back with the
-memory's gradient, keeps it too, and then takes all chunks at once.
+A program of a walk keeps in registers the state of one head and `Tiles.columns` of its columns, which never meet the
+other columns. The backward pass walks forward once more and keeps the state at every chunk, walks back with the
+state's gradient, keeps it too, and then takes all chunks at once.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ class Tiles:
   """What one program takes.
 
   Attributes:
-    columns: of the memory, where a program walks; more of them share the reads of q and k, and fill more registers.
-    rows: of the memory, where all chunks are taken at once.
+    columns: of the state, where a program walks; more of them share the reads of q and k, and fill more registers.
+    rows: of the state, where all chunks are taken at once.
     warps: of a walk.
     stages: chunks in shared memory at once; with one, their loads are waited for and pass through registers.
   """
@@ -84,21 +84,21 @@ def gated_delta(
     state = jnp.zeros((batch, heads, key_dim, value_dim), jnp.float32)
   q, k = q.astype(v.dtype), k.astype(v.dtype)
   tiles = tiles or _pick_tiles(heads, key_dim, value_dim, v.dtype)
-  return _rule(tiles, interpret, q, k, v, jnp.cumsum(gates(log_decay), axis=-1), gates(beta), state.astype(jnp.float32))
+  return _rule(tiles, interpret, q, k, v, gates(log_decay), gates(beta), state.astype(jnp.float32))
 
 
 def on_chip_bytes(tiles: Tiles, key_dim: int, value_dim: int, dtype) -> int:
   """Shared memory of a walk back, which takes the most.
 
-  The chunks' q, k, P, A^-1, d_reads and gates, and the operands made of the memory and of what is written to it.
+  The chunks' q, k, P, A^-1, d_reads and gates, and the operands made of the state and of what is written to it.
   """
   columns, itemsize = min(tiles.columns, value_dim), jnp.dtype(dtype).itemsize
-  chunks = tiles.stages * (itemsize * CHUNK * (2 * key_dim + 2 * CHUNK + columns) + 2 * 4 * CHUNK)
+  chunks = tiles.stages * (itemsize * CHUNK * (2 * key_dim + 2 * CHUNK + columns) + 3 * 4 * CHUNK)
   return chunks + itemsize * (CHUNK + key_dim) * columns
 
 
 def candidates(heads: int, key_dim: int, value_dim: int, dtype) -> list[Tiles]:
-  """Tiles whose operands fit into shared memory, and the memory itself into half of the registers.
+  """Tiles whose operands fit into shared memory, and the state itself into half of the registers.
 
   Of the present GPU; of an H100 where there is none, as when compiling for one.
   """
@@ -121,7 +121,7 @@ def tile_key(key_dim: int, value_dim: int, dtype) -> str:
 
 
 def _pick_tiles(heads: int, key_dim: int, value_dim: int, dtype) -> Tiles:
-  tuned = tiles_table.lookup("gated_delta", jax.devices()[0].device_kind, tile_key(key_dim, value_dim, dtype))
+  tuned = tiles_table.lookup("gated_delta", tiles_table.target_kind(), tile_key(key_dim, value_dim, dtype))
   fits = [Tiles(**tuned)] if tuned else candidates(heads, key_dim, value_dim, dtype)
   if not fits:
     raise Unsupported(f"gated_delta: K is {key_dim} in {jnp.dtype(dtype).name}; allowed: what fits into shared memory")
@@ -130,31 +130,31 @@ def _pick_tiles(heads: int, key_dim: int, value_dim: int, dtype) -> Tiles:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _rule(tiles, interpret, q, k, v, log_decay, beta, state):
-  """Gates are [B H N C], with log_decay accumulated in each chunk."""
+  """Gates are [B H N C]."""
   outputs, _ = _rule_forward(tiles, interpret, q, k, v, log_decay, beta, state)
   return outputs
 
 
 def _rule_forward(tiles, interpret, q, k, v, log_decay, beta, state):
-  call = _Calls(tiles, interpret, q, v, beta)
-  scores, inverses = call.prepare(q, k, log_decay, beta)
-  inputs = (q, k, v, log_decay, beta, scores, inverses, state)
+  call, cum_log_decay = _Calls(tiles, interpret, q, v, beta), chunk.cum_log_decay(log_decay)
+  scores, inverses = call.prepare(q, k, cum_log_decay, beta)
+  inputs = (q, k, v, cum_log_decay, beta, scores, inverses, state)
   return call.walk(*inputs, keep=False), inputs
 
 
 def _rule_backward(tiles, interpret, residuals, cotangents):
-  q, k, v, log_decay, beta, scores, inverses, _ = residuals
+  q, k, v, cum_log_decay, beta, scores, inverses, _ = residuals
   d_reads, d_final = cotangents
   call = _Calls(tiles, interpret, q, v, beta)
   *_, states, errors, corrections = call.walk(*residuals, keep=True)
-  d_targets, d_states, d_state = call.walk_back(q, k, log_decay, beta, scores, inverses, d_reads, d_final)
-  d_q, d_k, d_log_decay, d_beta = call.gradients(
-    q, k, log_decay, beta, states, corrections, d_reads, d_targets, d_states
+  d_targets, d_states, d_state = call.walk_back(q, k, cum_log_decay, beta, scores, inverses, d_reads, d_final)
+  d_q, d_k, read, kept, d_beta = call.gradients(
+    q, k, cum_log_decay, beta, states, corrections, d_reads, d_targets, d_states
   )
   # The rest needs no product: v and the errors stand alone in beta (v - ...).
   d_v = rearrange(beta[..., None] * d_targets, "b h n c v -> b (n c) h v")[:, : q.shape[1]].astype(v.dtype)
   d_beta = d_beta.sum(0) + jnp.sum(d_targets.astype(jnp.float32) * errors.astype(jnp.float32), axis=-1)
-  return d_q, d_k, d_v, d_log_decay.sum(0), d_beta, d_state
+  return d_q, d_k, d_v, chunk.to_log_decay(read.sum(0), kept.sum(0)), d_beta, d_state
 
 
 _rule.defvjp(_rule_forward, _rule_backward)
@@ -163,7 +163,7 @@ _rule.defvjp(_rule_forward, _rule_backward)
 class _Calls:
   """The kernels, for one shape. What only they exchange is [B H N ...], without a ragged end.
 
-  The grid is (block of the memory's rows or columns, chunk, batch x head).
+  The grid is (block of the state's rows or columns, chunk, batch x head).
   """
 
   def __init__(self, tiles: Tiles, interpret: bool, q, v, beta):
@@ -172,46 +172,46 @@ class _Calls:
     self._rows, self._columns = min(tiles.rows, self._key_dim), min(tiles.columns, self._value_dim)
     self._walk = {"warps": tiles.warps, "stages": tiles.stages}
 
-  def prepare(self, q, k, log_decay, beta):
+  def prepare(self, q, k, cum_log_decay, beta):
     """P and A^-1 of every chunk."""
     keys, gates, square = self._by_token(self._key_dim), self._by_chunk(CHUNK), self._by_chunk(CHUNK, CHUNK)
     call = self._call(
       _prepare_kernel,
       (1, self._gates[2]),
-      [keys, keys, gates, gates],
+      [keys, keys, chunk.CumLogDecay(gates, gates), gates],
       [square, square],
       [self._like(CHUNK, CHUNK)] * 2,
       warps=4,
     )
-    return call(q, k, log_decay, beta)
+    return call(q, k, cum_log_decay, beta)
 
-  def walk(self, q, k, v, log_decay, beta, scores, inverses, state, *, keep: bool):
-    """Reads and final memory; with `keep` also the memory, the errors e and the corrections u of every chunk."""
+  def walk(self, q, k, v, cum_log_decay, beta, scores, inverses, state, *, keep: bool):
+    """Reads and final state; with `keep` also the state, the errors e and the corrections u of every chunk."""
     keys, gates, square = self._by_token(self._key_dim), self._by_chunk(CHUNK), self._by_chunk(CHUNK, CHUNK)
-    values, memory = self._by_token(self._columns, blocked=True), self._memory()
+    values, whole = self._by_token(self._columns, blocked=True), self._state()
     rows = self._by_chunk(CHUNK, self._columns, blocked=True)
-    memories = self._by_chunk(self._key_dim, self._columns, blocked=True)
+    every = self._by_chunk(self._key_dim, self._columns, blocked=True)
     kept = [self._like(self._key_dim, self._value_dim), *[self._like(CHUNK, self._value_dim)] * 2]
     call = self._call(
       _walk_kernel,
       (self._value_dim // self._columns, 1),
-      [keys, keys, values, gates, gates, square, square, memory],
-      [values, memory] + [memories, rows, rows] * keep,
+      [keys, keys, values, chunk.CumLogDecay(gates, gates), gates, square, square, whole],
+      [values, whole] + [every, rows, rows] * keep,
       [jax.ShapeDtypeStruct(v.shape, v.dtype), jax.ShapeDtypeStruct(state.shape, jnp.float32)] + kept * keep,
       **self._walk,
     )
-    return call(q, k, v, log_decay, beta, scores, inverses, state)
+    return call(q, k, v, cum_log_decay, beta, scores, inverses, state)
 
-  def walk_back(self, q, k, log_decay, beta, scores, inverses, d_reads, d_final):
-    """Gradients to beta e, to the memory after every chunk, and to the memory at the start."""
+  def walk_back(self, q, k, cum_log_decay, beta, scores, inverses, d_reads, d_final):
+    """Gradients to beta e, to the state after every chunk, and to the state at the start."""
     keys, gates, square = self._by_token(self._key_dim), self._by_chunk(CHUNK), self._by_chunk(CHUNK, CHUNK)
     values, rows = self._by_token(self._columns, blocked=True), self._by_chunk(CHUNK, self._columns, blocked=True)
-    memory, memories = self._memory(), self._by_chunk(self._key_dim, self._columns, blocked=True)
+    whole, every = self._state(), self._by_chunk(self._key_dim, self._columns, blocked=True)
     call = self._call(
       _walk_back_kernel,
       (self._value_dim // self._columns, 1),
-      [keys, keys, gates, gates, square, square, values, memory],
-      [rows, memories, memory],
+      [keys, keys, chunk.CumLogDecay(gates, gates), gates, square, square, values, whole],
+      [rows, every, whole],
       [
         self._like(CHUNK, self._value_dim),
         self._like(self._key_dim, self._value_dim),
@@ -219,16 +219,18 @@ class _Calls:
       ],
       **self._walk,
     )
-    return call(q, k, log_decay, beta, scores, inverses, d_reads, d_final)
+    return call(q, k, cum_log_decay, beta, scores, inverses, d_reads, d_final)
 
-  def gradients(self, q, k, log_decay, beta, states, corrections, d_reads, d_targets, d_states):
-    """To q, k, accumulated log-decay and beta; the gates' in parts, one from each block of rows of the memory.
+  def gradients(self, q, k, cum_log_decay, beta, states, corrections, d_reads, d_targets, d_states):
+    """To q, k, accumulated log-decay (two, see `chunk.Gradients`) and beta.
 
-    The one to beta lacks what comes through the errors.
+    The gates' come in parts, one from each block of rows of the state.
+
+    That to beta lacks what comes through the errors.
     """
     keys, gates = self._by_token(self._rows, blocked=True), self._by_chunk(CHUNK)
     values = self._by_chunk(CHUNK, self._value_dim)
-    memories = pl.BlockSpec(
+    every = pl.BlockSpec(
       (None, None, self._gates[2], self._rows, self._value_dim), lambda j, n, g: (*self._at(g), 0, j, 0)
     )
     part = pl.BlockSpec((None, None, None, *self._gates[2:]), lambda j, n, g: (j, *self._at(g), 0, 0))
@@ -237,13 +239,23 @@ class _Calls:
     call = self._call(
       functools.partial(_gradients_kernel, width=self._columns),
       (blocks, self._gates[2]),
-      [keys, keys, gates, gates, memories, values, self._by_token(self._value_dim), values, memories],
-      [keys, keys, part, part],
-      [jax.ShapeDtypeStruct(q.shape, q.dtype)] * 2 + [parts] * 2,
+      [
+        keys,
+        keys,
+        chunk.CumLogDecay(gates, gates),
+        gates,
+        every,
+        values,
+        self._by_token(self._value_dim),
+        values,
+        every,
+      ],
+      [keys, keys, part, part, part],
+      [jax.ShapeDtypeStruct(q.shape, q.dtype)] * 2 + [parts] * 3,
       warps=4,
       stages=2,
     )
-    return call(q, k, log_decay, beta, states, corrections, d_reads, d_targets, d_states)
+    return call(q, k, cum_log_decay, beta, states, corrections, d_reads, d_targets, d_states)
 
   def _call(self, kernel, grid, in_specs, out_specs, out_shape, *, warps: int, stages: int = 1):
     return pl.pallas_call(
@@ -274,49 +286,49 @@ class _Calls:
     block = (None, None, self._gates[2], *shape)
     return pl.BlockSpec(block, lambda j, n, g: (*self._at(g), *(0,) * len(shape), j if blocked else 0))
 
-  def _memory(self):
+  def _state(self):
     return pl.BlockSpec((None, None, self._key_dim, self._columns), lambda j, n, g: (*self._at(g), 0, j))
 
 
-def _prepare_kernel(q, k, log_decay, beta, scores, inverses):
+def _prepare_kernel(q, k, cum_log_decay, beta, scores, inverses):
   n = pl.program_id(1)
   q, k = _take(q, n), _take(k, n)
-  gates, write = _gates(log_decay, beta, n)
+  gates, write = _gates(cum_log_decay, beta, n)
   _, nt, _ = _products(k.dtype)
   scores[n] = (nt(q, k) * gates.between).astype(scores.dtype)
   inverses[n] = _inverse(write * chunk.answers(k, gates, EXACT), k.dtype).astype(inverses.dtype)
 
 
-def _walk_kernel(q, k, v, log_decay, beta, scores, inverses, state, reads, final, *kept):
+def _walk_kernel(q, k, v, cum_log_decay, beta, scores, inverses, state, reads, final, *kept):
   nn, *_ = _products(v.dtype)
 
-  def body(n, memory):
+  def body(n, state):
     q_n, k_n = _take(q, n), _take(k, n)
-    gates, write = _gates(log_decay, beta, n)
-    errors = _take(v, n).astype(jnp.float32) - gates.start * nn(k_n, memory)
+    gates, write = _gates(cum_log_decay, beta, n)
+    errors = _take(v, n).astype(jnp.float32) - gates.start * nn(k_n, state)
     corrections = nn(inverses[n], write * errors)
-    _put(reads, n, gates.start * nn(q_n, memory) + nn(scores[n], corrections))
-    for ref, value in zip(kept, (memory, errors, corrections), strict=bool(kept)):
+    _put(reads, n, gates.start * nn(q_n, state) + nn(scores[n], corrections))
+    for ref, value in zip(kept, (state, errors, corrections), strict=bool(kept)):
       ref[n] = value.astype(ref.dtype)
-    return chunk.write(k_n, corrections, gates, memory, EXACT)
+    return chunk.write(k_n, corrections, gates, state, EXACT)
 
   final[...] = jax.lax.fori_loop(0, beta.shape[0], body, state[...])
 
 
 def _walk_back_kernel(
-  q, k, log_decay, beta, scores, inverses, d_reads, d_final, d_targets, d_states, d_state
+  q, k, cum_log_decay, beta, scores, inverses, d_reads, d_final, d_targets, d_states, d_state
 ):  # fmt: skip
   nn, _, tn = _products(q.dtype)
 
-  def body(i, d_memory):
+  def body(i, d_state):
     n = beta.shape[0] - 1 - i
     q_n, k_n, d_read = _take(q, n), _take(k, n), _take(d_reads, n)
-    gates, write = _gates(log_decay, beta, n)
-    d_states[n] = d_memory.astype(d_states.dtype)
-    d_target = tn(inverses[n], tn(scores[n], d_read) + gates.end * nn(k_n, d_memory))
+    gates, write = _gates(cum_log_decay, beta, n)
+    d_states[n] = d_state.astype(d_states.dtype)
+    d_target = tn(inverses[n], tn(scores[n], d_read) + gates.end * nn(k_n, d_state))
     d_targets[n] = d_target.astype(d_targets.dtype)
     return (
-      gates.whole * d_memory
+      gates.whole * d_state
       + tn(q_n, gates.start * d_read.astype(jnp.float32))
       - tn(k_n, gates.start * write * d_target)
     )
@@ -325,7 +337,7 @@ def _walk_back_kernel(
 
 
 def _gradients_kernel(
-  q, k, log_decay, beta, states, corrections, d_reads, d_targets, d_states, d_q, d_k, d_log_decay, d_beta, *, width
+  q, k, cum_log_decay, beta, states, corrections, d_reads, d_targets, d_states, d_q, d_k, read, kept, d_beta, *, width
 ):  # fmt: skip
   n = pl.program_id(1)
   nn, nt, tn = _products(q.dtype)
@@ -351,22 +363,23 @@ def _gradients_kernel(
   from_q, from_k, from_end, d_scores, d_system, inner = jax.lax.fori_loop(0, count, body, zeros)
 
   q, k = _take(q, n), _take(k, n)
-  gates, write = _gates(log_decay, beta, n)
-  d_scores, d_answer = d_scores * gates.between, chunk.strictly_lower(d_system * gates.between)
+  gates, write = _gates(cum_log_decay, beta, n)
+  (d_own, d_scores), d_answer = chunk.apart(d_scores * gates.between), chunk.strictly_lower(d_system * gates.between)
   # k enters as the token that reads and as the one that is read, see `chunk.backward`.
-  read = nn(d_answer, k)
+  answered = nn(d_answer, k)
   d_query = gates.start * from_q + nn(d_scores, k)
-  d_left = -write * (gates.start * from_k + read)
+  d_left = -write * (gates.start * from_k + answered)
   d_end = gates.end * from_end
-  d_right = tn(d_scores, q) - tn(write * d_answer, k) + d_end
-  _put(d_q, n, d_query)
-  _put(d_k, n, d_left + d_right)
-
+  d_right = tn(d_scores, q) - tn(write * d_answer, k)
   q, k = q.astype(jnp.float32), k.astype(jnp.float32)
-  d_beta[n] = -jnp.sum(k * read, axis=1)
-  d_log = jnp.sum(q * d_query + k * (d_left - d_right), axis=1)
-  d_last = jnp.exp(log_decay[n, CHUNK - 1]) * jnp.sum(inner) + jnp.sum(k * d_end)
-  d_log_decay[n] = d_log + jnp.where(jnp.arange(CHUNK) == CHUNK - 1, d_last, 0.0)
+  _put(d_q, n, d_query + d_own * k)
+  _put(d_k, n, d_left + d_right + d_end + d_own * q)
+
+  d_beta[n] = -jnp.sum(k * answered, axis=1)
+  last = jnp.arange(CHUNK) == CHUNK - 1
+  whole = jnp.exp(cum_log_decay.coarse[n, CHUNK - 1] + cum_log_decay.fine[n, CHUNK - 1])
+  read[n] = jnp.sum(q * d_query + k * (d_left - d_right), axis=1) + jnp.where(last, whole * jnp.sum(inner), 0.0)
+  kept[n] = jnp.sum(k * d_end, axis=1)
 
 
 def _products(dtype):
@@ -391,10 +404,11 @@ def _inside(ref, n, shape):
   return jnp.broadcast_to((n * CHUNK + jnp.arange(CHUNK) < ref.shape[0])[:, None], shape)
 
 
-def _gates(log_decay, beta, n):
-  accumulated = log_decay[n]
-  last = jnp.full((1, 1), log_decay[n, CHUNK - 1])
-  return chunk.decay(accumulated[:, None], accumulated[None, :], last), beta[n][:, None]
+def _gates(cum_log_decay, beta, n):
+  rows = jax.tree.map(lambda ref: ref[n][None, :], cum_log_decay)
+  columns = jax.tree.map(lambda ref: ref[n][:, None], cum_log_decay)
+  last = jax.tree.map(lambda ref: jnp.full((1, 1), ref[n, CHUNK - 1]), cum_log_decay)
+  return chunk.decay(columns, rows, last), beta[n][:, None]
 
 
 def _inverse(strict, dtype):

@@ -1,10 +1,10 @@
-"""Gated delta rule on a TPU: one kernel walks the tokens forward with the memory in VMEM, one walks them back.
+"""Gated delta rule on a TPU: one kernel walks the tokens forward with the state in VMEM, one walks them back.
 
 A step of the grid is a segment of chunks of a few heads. The heads are a batch axis of each operation, so that their
 chains of small products interleave: one head after the other, the compiler's schedule is a tenth (v5e) to a quarter
-(v6e) longer, for it does not move work that far. The forward kernel keeps the memory at the start of each
-segment; the backward kernel takes the segments last to first, recomputes the memories inside one, and goes back over
-its chunks. Neither forms anything in HBM but inputs, outputs and one memory per segment.
+(v6e) longer, for it does not move work that far. The forward kernel keeps the state at the start of each
+segment; the backward kernel takes the segments last to first, recomputes the states inside one, and goes back over
+its chunks. Neither forms anything in HBM but inputs, outputs and one state per segment.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Tiles:
   Attributes:
     chunk: tokens that are solved for at once; a power of two.
     heads: heads side by side, whose chains of small products fill each other's gaps; divides the number of heads.
-    segment: chunks; a memory is kept for the backward pass once per segment.
+    segment: chunks; a state is kept for the backward pass once per segment.
   """
 
   chunk: int = 128
@@ -80,17 +80,17 @@ def gated_delta(
   if state is None:
     state = jnp.zeros((batch, heads, key_dim, value_dim), jnp.float32)
   run = functools.partial(_walk, tiles, interpret)
-  reads, state = run(*flat, jnp.cumsum(gates(log_decay), axis=-1), gates(beta), state.astype(jnp.float32))
+  reads, state = run(*flat, gates(log_decay), gates(beta), state.astype(jnp.float32))
   return rearrange(reads, "b t (h d) -> b t h d", h=heads), state
 
 
 def on_chip_bytes(tiles: Tiles, key_dim: int, value_dim: int, dtype) -> int:
   """VMEM of the backward kernel, the larger of the two: blocks twice, for they are fetched ahead, and scratch."""
   tokens, size = tiles.segment * tiles.chunk, jnp.dtype(dtype).itemsize
-  memory = 4 * key_dim * value_dim
-  blocks = tokens * (4 * key_dim + 3 * value_dim) * size + 3 * memory + 6 * 4 * tokens
-  scratch = (tiles.segment + 2) * memory + 4 * tokens * (max(tiles.chunk, LANES) + value_dim)
-  working = 4 * tiles.chunk * (8 * tiles.chunk + 8 * key_dim + 8 * value_dim) + 3 * memory
+  state = 4 * key_dim * value_dim
+  blocks = tokens * (4 * key_dim + 3 * value_dim) * size + 3 * state + 6 * 4 * tokens
+  scratch = (tiles.segment + 2) * state + 4 * tokens * (max(tiles.chunk, LANES) + value_dim)
+  working = 4 * tiles.chunk * (8 * tiles.chunk + 8 * key_dim + 8 * value_dim) + 3 * state
   return tiles.heads * (2 * blocks + scratch + working)
 
 
@@ -112,7 +112,7 @@ def _pick_tiles(heads: int, key_dim: int, value_dim: int, dtype) -> Tiles:
   Raises:
     Unsupported: none does.
   """
-  tuned = tiles_table.lookup("gated_delta", jax.devices()[0].device_kind, tile_key(key_dim, value_dim, dtype))
+  tuned = tiles_table.lookup("gated_delta", tiles_table.target_kind(), tile_key(key_dim, value_dim, dtype))
   if tuned and heads % tuned["heads"] == 0:
     return Tiles(**tuned)
   fitting = candidates(heads, key_dim, value_dim, dtype)
@@ -123,55 +123,56 @@ def _pick_tiles(heads: int, key_dim: int, value_dim: int, dtype) -> Tiles:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _walk(tiles, interpret, q, k, v, log_decay, beta, state):
-  """q, k [B T H*K], v [B T H*V], gates [B H segments chunks C] with log_decay accumulated -> reads, final state."""
+  """q, k [B T H*K], v [B T H*V], gates [B H segments chunks C] -> reads, final state."""
   return _forward(tiles, interpret, q, k, v, log_decay, beta, state, keep=False)
 
 
 def _walk_forward(tiles, interpret, *inputs):
-  reads, final, states = _forward(tiles, interpret, *inputs, keep=True)
-  return (reads, final), (*inputs[:5], states)
+  reads, final, starts = _forward(tiles, interpret, *inputs, keep=True)
+  return (reads, final), (*inputs[:5], starts)
 
 
 def _forward(tiles, interpret, q, k, v, log_decay, beta, state, *, keep: bool):
   block = _Blocks(tiles, q.shape, state.shape, beta.shape[2])
-  keys, values, gates, memory = block.keys(), block.values(), block.gates(), block.memory()
+  keys, values, gates, whole = block.keys(), block.values(), block.gates(), block.state()
   return pl.pallas_call(
     functools.partial(_forward_kernel, tokens=q.shape[1]),
     grid=block.grid,
-    in_specs=[keys, keys, values, gates, gates, memory],
-    out_specs=[values, memory] + [block.memories()] * keep,
+    in_specs=[keys, keys, values, chunk.CumLogDecay(gates, gates), gates, whole],
+    out_specs=[values, whole] + [block.starts()] * keep,
     out_shape=[jax.ShapeDtypeStruct(v.shape, v.dtype), jax.ShapeDtypeStruct(state.shape, jnp.float32)]
     + [jax.ShapeDtypeStruct((*state.shape[:2], block.segments, *state.shape[2:]), jnp.float32)] * keep,
     scratch_shapes=[pltpu.VMEM((tiles.heads, *state.shape[2:]), jnp.float32)],
     compiler_params=block.params,
     interpret=interpret,
     name="gated_delta_forward",
-  )(q, k, v, log_decay, beta, state)
+  )(q, k, v, chunk.cum_log_decay(log_decay), beta, state)
 
 
 def _walk_backward(tiles, interpret, residuals, cotangents):
-  q, k, v, log_decay, beta, states = residuals
+  q, k, v, log_decay, beta, starts = residuals
   d_reads, d_final = cotangents
   block = _Blocks(tiles, q.shape, d_final.shape, beta.shape[2], reverse=True)
-  keys, values, gates, memory = block.keys(), block.values(), block.gates(), block.memory()
+  keys, values, gates, whole = block.keys(), block.values(), block.gates(), block.state()
   like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)  # noqa: E731
   heads, count, size = tiles.heads, tiles.segment, tiles.chunk
-  return pl.pallas_call(
+  d_q, d_k, d_v, read, kept, d_beta, d_state = pl.pallas_call(
     functools.partial(_backward_kernel, tokens=q.shape[1]),
     grid=block.grid,
-    in_specs=[keys, keys, values, gates, gates, block.memories(), values, memory],
-    out_specs=[keys, keys, values, gates, gates, memory],
-    out_shape=[like(x) for x in (q, k, v, log_decay, beta, d_final)],
+    in_specs=[keys, keys, values, chunk.CumLogDecay(gates, gates), gates, block.starts(), values, whole],
+    out_specs=[keys, keys, values, gates, gates, gates, whole],
+    out_shape=[like(x) for x in (q, k, v, beta, beta, beta, d_final)],
     scratch_shapes=[
       pltpu.VMEM((heads, *d_final.shape[2:]), jnp.float32),
       pltpu.VMEM((count + 1, heads, *d_final.shape[2:]), jnp.float32),
       pltpu.VMEM((count, heads, size, size), jnp.float32),
-      pltpu.VMEM((count, heads, size, states.shape[-1]), jnp.float32),
+      pltpu.VMEM((count, heads, size, starts.shape[-1]), jnp.float32),
     ],
     compiler_params=block.params,
     interpret=interpret,
     name="gated_delta_backward",
-  )(q, k, v, log_decay, beta, states, d_reads, d_final)
+  )(q, k, v, chunk.cum_log_decay(log_decay), beta, starts, d_reads, d_final)
+  return d_q, d_k, d_v, chunk.to_log_decay(read, kept), d_beta, d_state
 
 
 _walk.defvjp(_walk_forward, _walk_backward)
@@ -203,31 +204,31 @@ class _Blocks:
     shape = (1, self._tiles.heads, 1, self._tiles.segment, self._tiles.chunk)
     return pl.BlockSpec(shape, lambda b, h, s: (b, h, self._segment(s), 0, 0))
 
-  def memory(self):
+  def state(self):
     return pl.BlockSpec((1, self._tiles.heads, self._key_dim, self._value_dim), lambda b, h, s: (b, h, 0, 0))
 
-  def memories(self):
+  def starts(self):
     shape = (1, self._tiles.heads, 1, self._key_dim, self._value_dim)
     return pl.BlockSpec(shape, lambda b, h, s: (b, h, self._segment(s), 0, 0))
 
 
-def _forward_kernel(q, k, v, log_decay, beta, state, reads, final, *rest, tokens):
-  *states, memory = rest
+def _forward_kernel(q, k, v, cum_log_decay, beta, initial, reads, final, *rest, tokens):
+  *starts, state = rest
   step = pl.program_id(2)
-  heads, key_dim, value_dim = memory.shape
+  heads, key_dim, value_dim = state.shape
   _, _, _, count, size = beta.shape
 
   @pl.when(step == 0)
   def begin():
-    memory[...] = state[0]
+    state[...] = initial[0]
 
-  for kept in states:
-    kept[0, :, 0] = memory[...]
+  for kept in starts:
+    kept[0, :, 0] = state[...]
 
   def body(n, _):
     take, put = _chunk(step, n, size, count, heads, tokens)
-    read, memory[...] = jax.vmap(chunk.forward)(
-      take(q, key_dim), take(k, key_dim), take(v, value_dim), *_gates(log_decay, beta, n), memory[...]
+    read, state[...] = jax.vmap(chunk.forward)(
+      take(q, key_dim), take(k, key_dim), take(v, value_dim), *_gates(cum_log_decay, beta, n), state[...]
     )
     put(reads, read)
 
@@ -235,27 +236,27 @@ def _forward_kernel(q, k, v, log_decay, beta, state, reads, final, *rest, tokens
 
   @pl.when(step == pl.num_programs(2) - 1)
   def finish():
-    final[0] = memory[...]
+    final[0] = state[...]
 
 
 def _backward_kernel(
-  q, k, v, log_decay, beta, states, d_reads, d_final, d_q, d_k, d_v, d_log_decay, d_beta, d_state,
-  d_memory, memories, factors, errors, *, tokens
+  q, k, v, cum_log_decay, beta, starts, d_reads, d_final, d_q, d_k, d_v, read, kept, d_beta, d_initial,
+  d_state, states, factors, errors, *, tokens
 ):  # fmt: skip
   step, segments = pl.program_id(2), pl.num_programs(2)
-  heads, key_dim, value_dim = d_memory.shape
+  heads, key_dim, value_dim = d_state.shape
   count, _, size, _ = errors.shape
 
   @pl.when(step == 0)
   def begin():
-    d_memory[...] = d_final[0]
+    d_state[...] = d_final[0]
 
-  memories[0] = states[0, :, 0]
+  states[0] = starts[0, :, 0]
 
   def recompute(n, _):
     take, _ = _chunk(segments - 1 - step, n, size, count, heads, tokens)
-    factors[n], errors[n], memories[n + 1] = jax.vmap(chunk.recompute)(
-      take(k, key_dim), take(v, value_dim), *_gates(log_decay, beta, n), memories[n]
+    factors[n], errors[n], states[n + 1] = jax.vmap(chunk.recompute)(
+      take(k, key_dim), take(v, value_dim), *_gates(cum_log_decay, beta, n), states[n]
     )
 
   jax.lax.fori_loop(0, count, recompute, None)
@@ -264,20 +265,20 @@ def _backward_kernel(
     n = count - 1 - i
     take, put = _chunk(segments - 1 - step, n, size, count, heads, tokens)
     grads = jax.vmap(chunk.backward)(
-      take(q, key_dim), take(k, key_dim), *_gates(log_decay, beta, n), memories[n], factors[n], errors[n],
-      take(d_reads, value_dim), d_memory[...],
+      take(q, key_dim), take(k, key_dim), *_gates(cum_log_decay, beta, n), states[n], factors[n], errors[n],
+      take(d_reads, value_dim), d_state[...],
     )  # fmt: skip
     for ref, value in zip((d_q, d_k, d_v), grads[:3], strict=True):
       put(ref, value)
-    for ref, value in ((d_log_decay, grads.log_decay), (d_beta, grads.beta)):
+    for ref, value in ((read, grads.read), (kept, grads.kept), (d_beta, grads.beta)):
       ref[0, :, 0, pl.ds(n, 1)] = jax.vmap(chunk.row)(value)
-    d_memory[...] = grads.state
+    d_state[...] = grads.state
 
   jax.lax.fori_loop(0, count, back, None)
 
   @pl.when(step == segments - 1)
   def finish():
-    d_state[0] = d_memory[...]
+    d_initial[0] = d_state[...]
 
 
 def _chunk(segment, n, size: int, count: int, heads: int, tokens: int):
@@ -302,9 +303,9 @@ def _chunk(segment, n, size: int, count: int, heads: int, tokens: int):
   return take, put
 
 
-def _gates(log_decay, beta, n):
+def _gates(cum_log_decay, beta, n):
   """Of a chunk of all heads: decays, and beta in columns."""
-  accumulated = log_decay[0, :, 0, pl.ds(n, 1)]
+  rows = jax.tree.map(lambda ref: ref[0, :, 0, pl.ds(n, 1)], cum_log_decay)
   columns = jax.vmap(chunk.column)
-  gates = jax.vmap(chunk.decay)(columns(accumulated), accumulated, accumulated[..., -1:])
-  return gates, columns(beta[0, :, 0, pl.ds(n, 1)])
+  last = jax.tree.map(lambda x: x[..., -1:], rows)
+  return jax.vmap(chunk.decay)(jax.tree.map(columns, rows), rows, last), columns(beta[0, :, 0, pl.ds(n, 1)])

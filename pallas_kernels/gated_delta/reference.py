@@ -13,7 +13,7 @@ def gated_delta(
   beta: Float[Array, "B T H"],
   state: Float[Array, "B H K V"] | None = None,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
-  """Reads and corrects the memory S once per token.
+  """Reads and corrects the state S once per token.
 
       S <- exp(log_decay) S            forget
       S <- S + beta k (v - S^T k)^T    correct what S answers to key k, by the share beta
@@ -26,12 +26,12 @@ def gated_delta(
   if state is None:
     state = jnp.zeros((batch, heads, key_dim, v.shape[-1]), dtype)
 
-  def step(memory, token):
+  def step(state, token):
     q_t, k_t, v_t, log_decay_t, beta_t = token
-    memory = memory * jnp.exp(log_decay_t)[..., None, None]
-    error = v_t - jnp.einsum("bhkv,bhk->bhv", memory, k_t)
-    memory = memory + jnp.einsum("bhk,bhv,bh->bhkv", k_t, error, beta_t)
-    return memory, jnp.einsum("bhkv,bhk->bhv", memory, q_t)
+    state = state * jnp.exp(log_decay_t)[..., None, None]
+    error = v_t - jnp.einsum("bhkv,bhk->bhv", state, k_t)
+    state = state + jnp.einsum("bhk,bhv,bh->bhkv", k_t, error, beta_t)
+    return state, jnp.einsum("bhkv,bhk->bhv", state, q_t)
 
   tokens = jax.tree.map(lambda x: jnp.moveaxis(x.astype(dtype), 1, 0), (q, k, v, log_decay, beta))
   state, reads = jax.lax.scan(step, state.astype(dtype), tokens)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from pallas_kernels.gated_delta.chunk import Decay, decay
+from pallas_kernels.gated_delta.chunk import Decay, cum_log_decay, decay
 
 BLOCK = 16
 SEGMENT = 4
@@ -87,27 +87,27 @@ def _rule_forward(cut: _Cut, *arguments):
   *inputs, state = arguments
 
   def body(carry, segment):
-    memory, reads = carry
-    after, part = _forward(memory, *(cut.take(x, segment) for x in inputs))
-    return (after, cut.put(reads, segment, part)), memory
+    state, reads = carry
+    after, part = _forward(state, *(cut.take(x, segment) for x in inputs))
+    return (after, cut.put(reads, segment, part)), state
 
   carry = state, jnp.zeros_like(inputs[2])
-  (state, reads), memories = jax.lax.scan(body, carry, jnp.arange(cut.segments))
-  return (reads, state), (inputs, memories)
+  (state, reads), states = jax.lax.scan(body, carry, jnp.arange(cut.segments))
+  return (reads, state), (inputs, states)
 
 
 def _rule_backward(cut: _Cut, residuals, cotangents):
-  inputs, memories = residuals
+  inputs, states = residuals
   d_reads, d_state = cotangents
 
   def body(carry, x):
-    d_memory, gradients = carry
-    memory, segment = x
-    d_memory, parts = _backward(memory, d_memory, cut.take(d_reads, segment), *(cut.take(x, segment) for x in inputs))
-    return (d_memory, [cut.put(x, segment, part) for x, part in zip(gradients, parts, strict=True)]), None
+    d_state, gradients = carry
+    state, segment = x
+    d_state, parts = _backward(state, d_state, cut.take(d_reads, segment), *(cut.take(x, segment) for x in inputs))
+    return (d_state, [cut.put(x, segment, part) for x, part in zip(gradients, parts, strict=True)]), None
 
   carry = d_state, [jnp.zeros_like(x) for x in inputs]
-  (d_state, gradients), _ = jax.lax.scan(body, carry, (memories, jnp.arange(cut.segments)), reverse=True)
+  (d_state, gradients), _ = jax.lax.scan(body, carry, (states, jnp.arange(cut.segments)), reverse=True)
   return *gradients, d_state
 
 
@@ -115,97 +115,100 @@ _rule.defvjp(_rule_forward, _rule_backward)
 
 
 class _Chunks(NamedTuple):
-  """What chunks know before they see the memory.
+  """What chunks know before they see the state.
 
   Attributes:
     gates: decays inside a chunk.
     scores: P = tril(q_i.k_j D_ij).
     solve_transposed: x -> A^-T x, with A = I + tril(beta_i k_i.k_j D_ij, -1).
-    own, from_memory: u0 and w.
+    own, from_state: u0 and w.
   """
 
   gates: Decay
   scores: Float[Array, "N B H C C"]
   solve_transposed: Callable[[Array], Array]
   own: Float[Array, "N B H C V"]
-  from_memory: Float[Array, "N B H C K"]
+  from_state: Float[Array, "N B H C K"]
 
 
 def _prepare(q, k, v, log_decay, beta) -> _Chunks:
-  row = jnp.cumsum(log_decay, axis=-1)[..., None, :]
-  gates = decay(jnp.swapaxes(row, -1, -2), row, row[..., -1:])
+  cumulative = cum_log_decay(log_decay)
+  columns, rows = (jax.tree.map(lambda x, axis=axis: jnp.expand_dims(x, axis), cumulative) for axis in (-1, -2))
+  gates = decay(columns, rows, jax.tree.map(lambda x: x[..., -1:], rows))
   beta = beta[..., None]
   of_keys, of_queries = _halves(_nt(jnp.concatenate([beta * k, q], axis=-2), k))
   solve, solve_transposed = _solvers(jnp.tril(of_keys * gates.between, -1))
-  own, from_memory = solve(beta * v), solve(beta * gates.start * k)
-  return _Chunks(gates, of_queries * gates.between, solve_transposed, own, from_memory)
+  own, from_state = solve(beta * v), solve(beta * gates.start * k)
+  return _Chunks(gates, of_queries * gates.between, solve_transposed, own, from_state)
 
 
 def _forward(state, q, k, v, log_decay, beta):
-  """The memory after a segment and its reads."""
-  gates, scores, _, own, from_memory = _prepare(q, k, v, log_decay, beta)
+  """The state after a segment and its reads."""
+  gates, scores, _, own, from_state = _prepare(q, k, v, log_decay, beta)
 
-  def step(memory, x):
+  def step(state, x):
     own, readers, k_to_end, whole = x
-    expected, reads = _halves(readers @ memory)
+    expected, reads = _halves(readers @ state)
     corrections = own - expected
-    return whole * memory + _tn(k_to_end, corrections), (corrections, reads)
+    return whole * state + _tn(k_to_end, corrections), (corrections, reads)
 
-  readers = jnp.concatenate([from_memory, gates.start * q], axis=-2)
+  readers = jnp.concatenate([from_state, gates.start * q], axis=-2)
   state, (corrections, reads) = jax.lax.scan(step, state, (own, readers, gates.end * k, gates.whole))
   return state, reads + scores @ corrections
 
 
 def _backward(state, d_state, d_reads, q, k, v, log_decay, beta):
-  """Gradients to the memory before a segment and to its inputs; see `chunk.backward`."""
-  gates, scores, solve_transposed, own, from_memory = _prepare(q, k, v, log_decay, beta)
+  """Gradients to the state before a segment and to its inputs; see `chunk.backward`."""
+  gates, scores, solve_transposed, own, from_state = _prepare(q, k, v, log_decay, beta)
   beta, k_to_end = beta[..., None], gates.end * k
 
-  def recompute(memory, x):
-    own, from_memory, k_to_end, whole = x
-    corrections = own - from_memory @ memory
-    return whole * memory + _tn(k_to_end, corrections), (memory, corrections)
+  def recompute(state, x):
+    own, from_state, k_to_end, whole = x
+    corrections = own - from_state @ state
+    return whole * state + _tn(k_to_end, corrections), (state, corrections)
 
-  final, (memories, corrections) = jax.lax.scan(recompute, state, (own, from_memory, k_to_end, gates.whole))
+  _, (states, corrections) = jax.lax.scan(recompute, state, (own, from_state, k_to_end, gates.whole))
 
-  # d_targets, of beta e, is own + from_memory d_state, as the corrections are.
-  own, from_memory = solve_transposed(_tn(scores, d_reads)), solve_transposed(k_to_end)
+  # d_targets, of beta e, is own + from_state d_state, as the corrections are.
+  own, from_state = solve_transposed(_tn(scores, d_reads)), solve_transposed(k_to_end)
   writers = jnp.concatenate([gates.start * q, -beta * gates.start * k], axis=-2)
 
-  def step(d_memory, x):
-    memory, corrections, d_reads, own, from_memory, writers, whole = x
-    d_targets = own + from_memory @ d_memory
+  def step(d_state, x):
+    state, corrections, d_reads, own, from_state, writers, whole = x
+    d_targets = own + from_state @ d_state
     both = jnp.concatenate([d_reads, d_targets], axis=-2)
-    to_memory, to_end = _nt(both, memory), _nt(corrections, d_memory)
-    return whole * d_memory + _tn(writers, both), (d_targets, to_memory, to_end)
+    to_state, to_end = _nt(both, state), _nt(corrections, d_state)
+    return whole * d_state + _tn(writers, both), (d_targets, to_state, to_end)
 
-  from_final = jnp.sum(final * d_state, axis=(-2, -1))
-  xs = memories, corrections, d_reads, own, from_memory, writers, gates.whole
-  d_state, (d_targets, to_memory, to_end) = jax.lax.scan(step, d_state, xs, reverse=True)
+  xs = states, corrections, d_reads, own, from_state, writers, gates.whole
+  d_before, (d_targets, to_state, to_end) = jax.lax.scan(step, d_state, xs, reverse=True)
 
-  q_to_memory, k_to_memory = _halves(to_memory)
-  d_scores = _nt(d_reads, corrections) * gates.between
+  q_to_state, k_to_state = _halves(to_state)
+  d_scores = jnp.tril(_nt(d_reads, corrections) * gates.between, -1)
+  d_own = _dots(d_reads, corrections)[..., None]  # of the diagonal: a token reads what it wrote itself, undecayed
   d_answer = jnp.tril(_nt(d_targets, corrections) * gates.between, -1)
   from_q, from_k = _halves(jnp.concatenate([d_scores, d_answer], axis=-2) @ k)
-  d_q = gates.start * q_to_memory + from_q
-  d_expected = gates.start * k_to_memory + from_k  # by what the memory answers to k
+  d_q = gates.start * q_to_state + from_q  # but for the diagonal's share
+  d_expected = gates.start * k_to_state + from_k  # by what the state answers to k
   d_left = -beta * d_expected
   d_end = gates.end * to_end
-  d_right = _tn(jnp.concatenate([d_scores, -beta * d_answer], axis=-2), jnp.concatenate([q, k], axis=-2)) + d_end
+  d_right = _tn(jnp.concatenate([d_scores, -beta * d_answer], axis=-2), jnp.concatenate([q, k], axis=-2))
 
   d_beta = _dots(d_targets, v) - _dots(k, d_expected)
-  # A log-decay scales all that is read later of what was written earlier: what is read counts for it, what is written
-  # against it, of all tokens from here to the end of the segment.
-  d_log = rearrange(_dots(q, d_q) + _dots(k, d_left - d_right), "n b h c -> b h (n c)")
-  d_log = jax.lax.cumsum(d_log, axis=2, reverse=True) + from_final[..., None]
+  # A log-decay scales all that later tokens read of what earlier ones wrote: at first all that is read of the state,
+  # then less by what a token reads and more by what it writes. The sum begins at the start, for at the end the last
+  # writes are left, which nothing decays, and their rounding would outweigh gradients through strong decays.
+  through = jnp.einsum("bhkv,bhkv->bh", state, d_before)
+  change = rearrange(_dots(k, d_right + d_end - d_left) - _dots(q, d_q), "n b h c -> b h (n c)")
+  d_log = jnp.cumsum(jnp.concatenate([through[..., None], change[..., :-1]], axis=-1), axis=-1)
   d_log = rearrange(d_log, "b h (n c) -> n b h c", c=k.shape[-2])
-  return d_state, (d_q, d_left + d_right, beta * d_targets, d_log, d_beta)
+  return d_before, (d_q + d_own * k, d_left + d_right + d_end + d_own * q, beta * d_targets, d_log, d_beta)
 
 
 def _one_token(
   inputs: Sequence[Float[Array, "B H ..."]], state: Float[Array, "B H K V"]
 ) -> tuple[Float[Array, "B H V"], Float[Array, "B H K V"]]:
-  """A step of the recurrence: the memory is read once for key and query together, and once to be updated."""
+  """A step of the recurrence: the state is read once for key and query together, and once to be updated."""
   q, k, v, log_decay, beta = inputs
   kept = jnp.exp(log_decay)[..., None]
   expected, read = kept * jnp.einsum("nbhk,bhkv->nbhv", jnp.stack([k, q]), state)

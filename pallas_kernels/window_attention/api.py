@@ -18,7 +18,7 @@ def window_attention(
   rule: MaskRule,
   span: Span | None = None,
   *,
-  implementation: str | None = None,
+  implementation: str = "auto",
 ) -> Float[Array, "B F L H D"]:
   """Attention of F frames of L tokens over G >= F frames, of which the queries are the last F.
 
@@ -26,8 +26,8 @@ def window_attention(
     q, k, v: after RoPE; k and v may begin with G - F earlier frames (a memory).
     rule: what the layer allows.
     span: what is history and what is padding, counted in the G frames of the keys.
-    implementation: "pallas_tpu" and "pallas_gpu" (kernels), "xla" (linear cost) or "reference" (dense mask); None: the
-      platform's kernel, or "xla" where it has none.
+    implementation: "pallas_tpu" and "pallas_gpu" (kernels), "xla" (linear cost) or "reference" (dense mask); "auto":
+      the kernel of the platform that the program is lowered for, or "xla" where that has none or it cannot do this.
 
   Returns:
     What each query reads. A query that sees nothing reads something finite, which differs between implementations.
@@ -51,9 +51,9 @@ def action_attention(
   video_v: Float[Array, "B N L H D"],
   span: Span | None = None,
   *,
-  implementation: str | None = None,
+  implementation: str = "auto",
 ) -> Float[Array, "B A H D"]:
-  """The action rows of the mixture's mask: A actions read each other and frames [start, stop) of a video's N.
+  """The action rows of `joint_mask`: A actions read each other and frames [start, stop) of a video's N.
 
   Args:
     q, k, v: of the actions, after RoPE.

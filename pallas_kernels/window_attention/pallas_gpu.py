@@ -116,7 +116,7 @@ def _pick_tiles(x: Float[Array, "B *S H D"]) -> Tiles:
   if x.shape[-1] > WIDEST_HEAD:
     raise Unsupported(f"window_attention: head size is {x.shape[-1]}; allowed: at most {WIDEST_HEAD}")
   shape = x.shape[2], x.shape[-1], x.dtype
-  tuned = tile_table.lookup("window_attention", jax.devices()[0].device_kind, flash.tile_key(*shape))
+  tuned = tile_table.lookup("window_attention", tile_table.target_kind(), flash.tile_key(*shape))
   return Tiles(**tuned) if tuned else candidates(*shape)[0]
 
 

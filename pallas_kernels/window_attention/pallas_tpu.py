@@ -113,7 +113,7 @@ def _pick_tiles(x: Float[Array, "B F L H D"]) -> Tiles:
   if x.dtype not in (jnp.bfloat16, jnp.float32):
     raise Unsupported(f"window_attention: dtype is {x.dtype}; allowed: bfloat16, float32")
   shape = x.shape[2], x.shape[-1], x.dtype
-  tuned = tile_table.lookup("window_attention", jax.devices()[0].device_kind, flash.tile_key(*shape))
+  tuned = tile_table.lookup("window_attention", tile_table.target_kind(), flash.tile_key(*shape))
   fits = [Tiles(**tuned)] if tuned else candidates(*shape)
   if not fits:
     raise Unsupported(f"window_attention: head size is {x.shape[-1]}; allowed: what leaves room for a block on chip")

@@ -1,4 +1,4 @@
-"""Who sees whom: the one definition of every attention mask of the mixture.
+"""Who sees whom: the one definition of every attention mask of the model.
 
 Tokens lie frame by frame, [frames 0..F-1, each of L tokens]. The first frames are history (observed), the rest is
 predicted. A `MaskRule` is what a layer allows; a `Span` is how one batch of clips is laid out.
@@ -28,6 +28,29 @@ class MaskRule:
     history_sees_future: lets observed frames look at predicted ones.
     causal_history: an observed frame sees no later one, as in a stream that arrives frame by frame.
     all_see_history: every frame sees all history, however far.
+
+  Seven frames, of which the first three are observed. A row is a frame that looks, a column one that is looked at. With
+  a window of two a frame sees itself and its neighbors, but frame 2, the last of history, does not see frame 3:
+
+    >>> print(picture(MaskRule(window_size=2), frames=7, num_observed=3))
+    ##.....
+    ###....
+    .##....
+    ..###..
+    ...###.
+    ....###
+    .....##
+
+  A dilation of three makes every step three frames long, so that each phase has a window of its own:
+
+    >>> print(picture(MaskRule(window_size=2, dilation=3), frames=7, num_observed=3))
+    #......
+    .#.....
+    ..#....
+    #..#..#
+    .#..#..
+    ..#..#.
+    ...#..#
   """
 
   window_size: int | None = None
@@ -39,7 +62,7 @@ class MaskRule:
 
   def __post_init__(self):
     if self.window_size is None and self.dilation != 1:
-      raise ValueError(f"Rule: dilation is {self.dilation}, but a layer without a radius sees every frame; allowed: 1")
+      raise ValueError(f"MaskRule: dilation is {self.dilation}, but without a window_size all is seen; allowed: 1")
 
   # Operators alone, so that the same lines serve numpy on the host, arrays, and vectors and scalars inside a kernel.
   def near(self, query: Int[Array, "*#S"], key: Int[Array, "*#S"]) -> Bool[Array, "*S"]:
@@ -53,7 +76,7 @@ class MaskRule:
   def allows(
     self, query: Int[Array, "*#S"], key: Int[Array, "*#S"], num_observed: int | Int[Array, "*#S"]
   ) -> Bool[Array, "*S"]:
-    """True where frame `query` may see frame `key` when frames [0, history) are observed and none is padding."""
+    """True where frame `query` may see frame `key` when frames [0, num_observed) are observed and none is padding."""
     visible = self.near(query, key)
     if not self.history_sees_future:
       visible = visible & ((query >= num_observed) | (key < num_observed))
@@ -118,7 +141,16 @@ def joint_mask(
   """The dense mask of [video | actions]: for tests and pictures, never for computing.
 
   Actions read history and each other. Nothing reads an action from the video side: that missing edge is what lets the
-  policy run without imagining any video.
+  policy run without imagining any video. Four frames of one token, two of them observed, and two actions:
+
+    >>> mask = joint_mask(MaskRule(window_size=2), frames=4, tokens_per_frame=1, actions=2, num_observed=2)
+    >>> print(_drawn(mask))
+    ##....
+    ##....
+    .###..
+    ..##..
+    ##..##
+    ##..##
   """
   index = jnp.arange(frames * tokens_per_frame + actions)
   frame = index // tokens_per_frame
@@ -126,3 +158,13 @@ def joint_mask(
   video = rule.sees(frame[:, None], frame[None, :], Span(num_observed=num_observed))[0] & is_video
   action = ~is_video | (frame < num_observed)
   return jnp.where(is_video[:, None], video, action)
+
+
+def picture(rule: MaskRule, *, frames: int, num_observed: int) -> str:
+  """The frames' mask as text, "#" where the frame of the row sees the frame of the column (frame-level rule)."""
+  frame = jnp.arange(frames)
+  return _drawn(rule.allows(frame[:, None], frame[None, :], num_observed))
+
+
+def _drawn(mask: Bool[Array, "Q K"]) -> str:
+  return "\n".join("".join(".#"[int(seen)] for seen in row) for row in mask)

@@ -22,64 +22,85 @@ IMPLEMENTATIONS = {
 REFUSING = IMPLEMENTATIONS | {"pallas_tpu": refuse}
 
 
-@pytest.fixture
-def on(monkeypatch):
-  """Pretends that JAX computes on a platform."""
+@pytest.fixture(autouse=True)
+def forgotten():
   dispatch._log_once.cache_clear()
-  return lambda platform: monkeypatch.setattr(jax, "default_backend", lambda: platform)
 
 
-@pytest.mark.parametrize("platform, want", [("tpu", 7), ("gpu", 8), ("cpu", 6)])
-def test_the_platform_picks(on, platform, want):
-  on(platform)
-  assert dispatch.run("toy", IMPLEMENTATIONS, None, 2, scale=3) == want
+def program(named="auto", implementations=IMPLEMENTATIONS):
+  return jax.jit(lambda x: dispatch.run("toy", implementations, named, x, scale=3.0))
 
 
-def test_a_name_is_obeyed(on):
-  on("tpu")
-  assert dispatch.run("toy", IMPLEMENTATIONS, "xla", 2, scale=3) == 6
-  on("cpu")
-  assert dispatch.run("toy", IMPLEMENTATIONS, "pallas_tpu", 2, scale=3) == 7
+def lowered(fn, platform, x=1.0):
+  return fn.trace(x).lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize(("platform", "adds"), [("tpu", "1."), ("cuda", "2."), ("cpu", None)])
+def test_the_platform_that_is_lowered_for_picks(platform, adds):
+  """One trace, on a machine that is none of them but the last."""
+  text = lowered(program(), platform)
+  assert ("add" in text) == (adds is not None)
+  assert adds is None or f"dense<{adds}" in text
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda", "cpu"])
+def test_a_name_is_obeyed_whatever_the_platform(platform):
+  assert "dense<1." in lowered(program("pallas_tpu"), platform)
+  assert "add" not in lowered(program("xla"), platform)
+
+
+def test_the_choice_holds_for_gradients():
+  gradient = jax.jit(jax.grad(lambda x: dispatch.run("toy", {"xla": jnp.sin, "pallas_tpu": jnp.tanh}, "auto", x)))
+  assert "cosine" in lowered(gradient, "cpu") and "tanh" not in lowered(gradient, "cpu")
+  assert "tanh" in lowered(gradient, "tpu") and "cosine" not in lowered(gradient, "tpu")
+
+
+def test_arrays_at_hand_are_computed_where_they_are(monkeypatch):
+  """Without `jit` nothing is traced, let alone compiled again for every call."""
+  monkeypatch.setattr(jax.lax, "platform_dependent", None)
+  assert dispatch.run("toy", IMPLEMENTATIONS, "auto", jnp.float32(2), scale=3) == 6
+  assert dispatch.run("toy", IMPLEMENTATIONS, "auto", 2, scale=3) == 6
+
+
+def test_what_is_no_array_stays_part_of_the_program():
+  def repeat(x, times):
+    assert type(times) is int
+    return jnp.stack([x] * times)
+
+  fn = jax.jit(lambda x: dispatch.run("toy", {"xla": repeat, "pallas_tpu": repeat}, "auto", x, times=3))
+  assert fn(1.0).shape == (3,)
 
 
 def test_an_unknown_name_is_refused():
-  with pytest.raises(Unsupported, match="toy: implementation is 'cuda'; allowed: xla, pallas_tpu, pallas_gpu"):
+  with pytest.raises(Unsupported, match="toy: implementation is 'cuda'; allowed: auto, xla, pallas_tpu, pallas_gpu"):
     dispatch.run("toy", IMPLEMENTATIONS, "cuda", 2, scale=3)
 
 
-def test_what_a_named_kernel_refuses_reaches_the_caller(on):
-  on("tpu")
+def test_what_a_named_kernel_refuses_reaches_the_caller():
   with pytest.raises(Unsupported, match="scale is 3"):
     dispatch.run("toy", REFUSING, "pallas_tpu", 2, scale=3)
 
 
-def test_what_the_platforms_kernel_refuses_goes_to_xla_and_is_told_once(on, caplog):
-  on("tpu")
-  with caplog.at_level(logging.INFO, "absl"):
+def test_what_the_platforms_kernel_refuses_goes_to_xla_and_is_told_once(caplog):
+  with caplog.at_level(logging.DEBUG, "absl"):
     for _ in range(2):
-      assert dispatch.run("toy", REFUSING, None, 2, scale=3) == 6
-  assert [record.getMessage() for record in caplog.records] == [
-    "toy: xla instead of pallas_tpu: toy: scale is 3; allowed: 1"
+      fn = program(implementations=REFUSING)
+      assert "add" not in lowered(fn, "tpu")
+      assert "dense<2." in lowered(fn, "cuda")
+  assert [record.getMessage() for record in caplog.records if "toy" in record.getMessage()] == [
+    "toy: xla instead of pallas_tpu: toy: scale is 3.0; allowed: 1"
   ]
 
 
-def test_another_error_of_a_kernel_is_not_hidden(on):
-  on("tpu")
-
+def test_another_error_of_a_kernel_is_not_hidden():
   def broken(x):
     raise TypeError("a bug")
 
   with pytest.raises(TypeError, match="a bug"):
-    dispatch.run("toy", {"xla": abs, "pallas_tpu": broken}, None, 2)
+    jax.jit(lambda x: dispatch.run("toy", {"xla": abs, "pallas_tpu": broken}, "auto", x))(1.0)
 
 
-def test_the_choice_is_told_once_and_named_in_the_program(on, caplog):
-  on("tpu")
-
-  def program(x):
-    return dispatch.run("toy", IMPLEMENTATIONS, None, x, scale=3.0)
-
-  with caplog.at_level(logging.INFO, "absl"):
-    jaxpr = [jax.make_jaxpr(program)(jnp.ones(2)) for _ in range(2)][0]
-  assert [record.getMessage() for record in caplog.records] == ["toy: pallas_tpu"]
-  assert all("toy_pallas_tpu" in str(equation.source_info.name_stack) for equation in jaxpr.eqns)
+@pytest.mark.parametrize(("platform", "name"), [("tpu", "pallas_tpu"), ("cpu", "xla")])
+def test_the_choice_is_named_in_the_program(platform, name):
+  text = program().trace(1.0).lower(lowering_platforms=(platform,)).as_text(debug_info=True)
+  assert f"toy_{name}" in text

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from pallas_kernels import tiles
+from pallas_kernels import check, chips, tiles
 
 
 @pytest.fixture
@@ -26,6 +26,13 @@ def test_what_was_saved_is_found(table):
   entry = json.loads(table.read_text())["toy"]["TPU v5 lite"]["t64"]
   assert entry["seconds"] == 1e-3 and entry["date"] == datetime.date.today().isoformat()
   assert [path.name for path in table.parent.iterdir()] == ["tiles.json"]
+
+
+def test_tiles_are_those_of_the_chip_that_is_compiled_for():
+  here = tiles.target_kind()
+  with check.pretend(chips.CHIPS["sm90"]):
+    assert tiles.target_kind() == chips.CHIPS["sm90"].device_kind != here
+  assert tiles.target_kind() == here
 
 
 def test_the_table_in_the_package_is_well_formed():

@@ -69,7 +69,7 @@ def _delta_state(name: str, state: DeltaState, t: dict[str, np.ndarray]) -> Comp
 
 
 def masks(case: GoldenCase) -> Compared:
-  """c03: every region of the mixture's mask."""
+  """c03: every region of the joint mask."""
   meta = case.meta
   tokens, actions = meta["video_tokens_per_frame"], meta["action_seq_len"]
   for key, want in case.tensors.items():

@@ -13,6 +13,9 @@ from tests.pallas_kernels.cost import cost
 
 BATCH, HEADS = 2, 2
 NAMES = ("q", "k", "v", "log_decay", "beta", "state")
+# Relative to a tensor's largest number: what float32 may lose of any output or gradient, whatever the gates. Where keys
+# are alike and decays are strong, gradients to the decays are small differences: token by token they lose 3e-6.
+BOUND, BOUND_ALIKE = 5e-6, 2e-5
 # One token, around a chunk, several chunks, several segments of chunks.
 LENGTHS = (1, 63, 64, 65, 200, 1000)
 
@@ -25,8 +28,18 @@ def draw(length, key=6, value=5, gates="usual", seed=0):
   shape = (BATCH, length, HEADS)
   if gates == "usual":
     log_decay, beta = -rng.uniform(0, 0.3, shape), rng.uniform(0, 1, shape)
-  else:  # forget all, keep all, and both next to each other; write nothing, replace all
+  elif gates == "extreme":  # forget all, keep all, and both next to each other; write nothing, replace all
     log_decay, beta = rng.choice([-50.0, -5.0, -1e-7], shape), rng.choice([1e-7, 0.5, 1 - 1e-7], shape)
+  elif gates == "strong":  # their sums are in the thousands, and a few tokens forget all there is
+    log_decay, beta = -rng.uniform(1, 40, shape), rng.uniform(0.9, 1, shape)
+    log_decay = np.where(rng.uniform(size=shape) < 0.05, -1e4, log_decay)
+  elif gates == "of every size":  # decays from 1e-6 to 50 side by side, beta from nearly 0 to nearly 1
+    log_decay = -np.exp(rng.uniform(np.log(1e-6), np.log(50), shape))
+    beta = 1 / (1 + np.exp(-6 * rng.standard_normal(shape)))
+  elif gates == "weak":  # hardly anything is forgotten, and all is corrected
+    log_decay, beta = -1e-3 * rng.uniform(0, 1, shape), 1 - 1e-3 * rng.uniform(0, 1, shape)
+  else:
+    raise ValueError(gates)
   return q * key**-0.5, k, v, log_decay, beta, state
 
 
@@ -93,6 +106,19 @@ class GatedDeltaTest:
     inputs = self.draw(length, gates=gates)
     for name, got, want in zip(("reads", "state"), self.run(*single(inputs)), token_by_token(inputs), strict=True):
       assert_relative(got, want, 1e-5, name)
+
+  @pytest.mark.parametrize("alike", [None, 1e-2], ids=["keys apart", "keys alike"])
+  @pytest.mark.parametrize("gates", ["usual", "strong", "of every size", "weak"])
+  def test_rounding_is_bounded(self, gates, alike):
+    """Whole-numbered log-decays would hide it: their sums are exact in float32."""
+    bound = BOUND if alike is None else BOUND_ALIKE
+    for seed in range(3):
+      q, k, *rest = self.draw(200, gates=gates, seed=seed)
+      inputs = q, k if alike is None else oracle.l2_normalize(k[:, :1] + alike * k), *rest
+      for name, got, want in zip(("reads", "state"), self.run(*single(inputs)), token_by_token(inputs), strict=True):
+        assert_relative(got, want, bound, name)
+      for name, got, want in zip(NAMES, gradients(self.fn, single(inputs)), reference_gradients(inputs), strict=True):
+        assert_relative(got, want, bound, f"gradient to {name}")
 
   def test_no_state_is_a_state_of_zeros(self):
     *inputs, state = self.draw(65)

@@ -143,7 +143,7 @@ class WindowAttentionTest:
     assert np.isfinite(got).all()
 
   @pytest.mark.parametrize("frames", [3, 7, 8])
-  @pytest.mark.parametrize(("radius", "dilation"), [(1, 1), (2, 4), (None, 1)])
+  @pytest.mark.parametrize(("window_size", "dilation"), [(1, 1), (2, 4), (None, 1)])
   def test_token_level_rule(self, window_size, dilation, frames):
     rule, inputs = MaskRule(window_size, dilation, unit="token"), draw(frames)
     want, _ = dense(*inputs, rule, *[None] * 3)

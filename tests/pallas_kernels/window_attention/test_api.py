@@ -1,3 +1,5 @@
+import jax
+import jax.numpy as jnp
 import pytest
 
 from pallas_kernels.window_attention import MaskRule, action_attention, window_attention
@@ -37,3 +39,15 @@ def test_actions_of_another_width_are_refused():
   q, k, v, video_k, video_v = draw_actions(3, frames=2)
   with pytest.raises(ValueError, match="must agree"):
     action_attention(q, k, v, video_k[..., :2], video_v[..., :2])
+
+
+def test_a_cpu_lowers_the_kernels_for_a_tpu():
+  """Of both entries, forward and backward, from one trace."""
+
+  def loss(q, k, v, video_k, video_v):
+    video = window_attention(video_k, video_k, video_v, MaskRule(2))
+    return jnp.sum(video) + jnp.sum(action_attention(q, k, v, video_k, video_v))
+
+  traced = jax.jit(jax.grad(loss, argnums=range(5))).trace(*draw_actions(3, frames=4))
+  assert traced.lower(lowering_platforms=("tpu",)).as_text().count("tpu_custom_call") >= 6
+  assert "tpu_custom_call" not in traced.lower(lowering_platforms=("cpu",)).as_text()

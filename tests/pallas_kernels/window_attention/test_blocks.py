@@ -73,7 +73,7 @@ def test_frame_level_rule(rule, blocks, num_observed):
 
 @pytest.mark.parametrize("pieces", [False, True])
 @pytest.mark.parametrize("blocks", [(3, 6), (2, 2)], ids=str)
-@pytest.mark.parametrize(("radius", "dilation"), [(None, 1), (1, 1), (2, 1), (1, 3)])
+@pytest.mark.parametrize(("window_size", "dilation"), [(None, 1), (1, 1), (2, 1), (1, 3)])
 def test_token_level_rule(window_size, dilation, blocks, pieces):
   frames = 9
   query, key = (Rows(frames, TOKENS, frames if pieces else dilation, block) for block in blocks)

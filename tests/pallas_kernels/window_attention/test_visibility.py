@@ -1,9 +1,10 @@
+import doctest
 import itertools
 
 import numpy as np
 import pytest
 
-from pallas_kernels.window_attention import MaskRule, joint_mask
+from pallas_kernels.window_attention import MaskRule, joint_mask, visibility
 from tests.pallas_kernels.window_attention.base import visible
 
 FRAMES, TOKENS, ACTIONS, HISTORY = 7, 2, 3, 3
@@ -32,3 +33,8 @@ def test_mixture_mask(rule):
   assert not mask[:video, video:].any()
   assert mask[video:, video:].all()
   np.testing.assert_array_equal(mask[video:, :video], np.tile(np.arange(video) < HISTORY * TOKENS, (ACTIONS, 1)))
+
+
+def test_pictures_in_the_docstrings_are_true():
+  outcome = doctest.testmod(visibility)
+  assert outcome.attempted >= 4 and not outcome.failed
