@@ -24,16 +24,16 @@ def get_config() -> ConfigDict:
       action_horizon=8,
     )
   )
-  config.codec = ConfigDict(dict(kind="pca", channels=24))
+  config.codec = ConfigDict(dict(kind="carry", channels=24))
   config.bridge = ConfigDict(dict(kind="words", vocabulary=512, tokens=16, dim=48, text_dim=64))
 
-  config.model = ConfigDict(dict(dtype="float32", remat="none"))
+  config.model = ConfigDict(dict(dtype="float32", remat="none", kernels="auto"))
   config.model.video = ConfigDict(
     dict(
       dim=96,
       ffn_dim=256,
       heads=4,
-      layers=("SWA", "SWA", "DSWA", "GATED"),
+      layers=("GATED", "SWA", "SWA", "DSWA"),
       window_size=3,
       dilation=2,
       causal_history=True,

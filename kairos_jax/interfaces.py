@@ -4,7 +4,7 @@ A part is a small hashable description (sizes, strides); its parameters and its 
 methods, so that they can be sharded, donated, frozen and saved like any other arrays.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import flax.struct
@@ -48,8 +48,10 @@ class VideoCodec(Protocol):
   def space_stride(self) -> int:
     """Pixels along a latent pixel's height and width."""
 
-  def fit(self, clips: Iterable[UInt8[np.ndarray, "T H W 3"]], seed: int) -> PyTree[Array]:
-    """Parameters, as nested dicts, made from sample clips of whole latents; a codec of released weights refuses."""
+  def fit(
+    self, clips: Iterable[UInt8[np.ndarray, "T H W 3"]], seed: int, progress: Callable[[float], None]
+  ) -> PyTree[Array]:
+    """Parameters, as nested dicts, made from sample clips of whole latents; `progress` hears the share that is done."""
 
   def param_shapes(self) -> PyTree[Any]:
     """Shapes and types of the parameters, as nested dicts of jax.ShapeDtypeStruct."""

@@ -9,7 +9,7 @@ more it lets the picture stay.
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import jax
@@ -29,7 +29,7 @@ Picture = Float[Array, "B H W 3"]
 CELL = 4  # pixels along the side of what the network sees as one place
 LAYERS = 2
 CHAIN = 4  # latents that are decoded one after the other in training
-NOISE = 1.2  # largest standard deviation of the noise on training latents, whose own is 1
+NOISE = 1.2  # largest standard deviation of the noise on training latents, in units of their own
 BATCH, STEPS_AT_ONCE = 8, 20
 PEAK_LR, WARMUP_STEPS, CLIP_NORM = 3e-3, 20, 0.1
 
@@ -55,12 +55,18 @@ class CarryCodec:
   def _pca(self) -> PcaCodec:
     return PcaCodec(self.channels)
 
-  def fit(self, clips: Iterable[UInt8[np.ndarray, "T H W 3"]], seed: int = 0) -> Params:
+  def fit(
+    self,
+    clips: Iterable[UInt8[np.ndarray, "T H W 3"]],
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda done: None,
+  ) -> Params:
     """Fits the PCA, then trains the decoder; the same clips and seed give the same parameters on the same machine.
 
     Args:
       clips: of one size, each of T = 1 + 4n frames.
       seed: of the network's weights, the batches and the noise.
+      progress: hears the share of the steps that is done.
 
     Raises:
       KairosError: no clips, none that is long enough for a chain, or a shape that the codec cannot take.
@@ -72,7 +78,8 @@ class CarryCodec:
     network = self._init(jax.random.key(seed % 2**32))
     state = (network, _optimizer(self.steps).init(network), jnp.int32(0))
     advance = jax.jit(functools.partial(_advance, self.steps))
-    for _ in range(-(-self.steps // STEPS_AT_ONCE)):
+    for done in range(0, self.steps, STEPS_AT_ONCE):
+      progress(done / self.steps)
       rows = rng.integers(len(pieces), size=(STEPS_AT_ONCE, BATCH))
       state = advance(state, bases, pieces[rows], jax.random.key(rng.integers(2**32)))
     return {**bases, "network": state[0]}
@@ -166,9 +173,9 @@ def _to_pixels(x: Float[Array, "B h w C"]) -> Float[Array, "B 4*h 4*w C/16"]:
 
 
 def _pieces(clips: list[UInt8[np.ndarray, "T H W 3"]]) -> UInt8[np.ndarray, "N 1+4*CHAIN H W 3"]:
-  """Stretches of a chain's length, one latent apart."""
+  """Stretches of a chain's length, two latents apart."""
   length = 1 + FRAMES * CHAIN
-  pieces = [clip[start : start + length] for clip in clips for start in range(0, len(clip) - length + 1, FRAMES)]
+  pieces = [clip[start : start + length] for clip in clips for start in range(0, len(clip) - length + 1, 2 * FRAMES)]
   if not pieces:
     raise KairosError(f"codec fit: no clip has the {length} frames that kind 'carry' is trained on")
   return np.stack(pieces)
@@ -188,7 +195,7 @@ def _advance(steps: int, state: Any, bases: Params, videos: UInt8[Array, "S B T 
     pixels = pca.to_float(video)
     latents = pca.project(bases["later"], pixels[:, 1:], FRAMES)
     level_key, noise_key = jax.random.split(key)
-    level = NOISE * jax.random.uniform(level_key, (len(video), 1, 1, 1, 1))
+    level = NOISE * jax.random.uniform(level_key, (len(video), 1, 1, 1, 1)) * latents.std(axis=(0, 1, 2, 3))
     noisy = latents + level * jax.random.normal(noise_key, latents.shape)
     return jnp.square(_roll(network, bases, noisy, pixels[:, 0])[0] - pixels[:, 1:]).mean()
 

@@ -6,7 +6,7 @@ it arrives. Latents are independent of each other, so the streaming state is emp
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import jax
@@ -19,7 +19,7 @@ from kairos_jax.errors import KairosError
 
 PATCH = 8  # pixels, height and width
 FRAMES = 4  # in every latent but the first
-STD_FLOOR = 0.1  # of the leading channel's standard deviation
+STD_FLOOR = 0.5  # of the leading channel's standard deviation
 
 # One kind of patch, flat pixels x to channels (x - mean) @ basis / std: {"mean": [P], "basis": [P C], "std": [C]}.
 PatchBasis = dict[str, Array]
@@ -44,17 +44,22 @@ class PcaCodec:
     if not 1 <= self.channels <= PATCH**2 * 3:
       raise KairosError(f"codec.channels is {self.channels}; allowed: 1 to {PATCH**2 * 3}")
 
-  def fit(self, clips: Iterable[UInt8[np.ndarray, "T H W 3"]], seed: int = 0) -> Params:
+  def fit(
+    self,
+    clips: Iterable[UInt8[np.ndarray, "T H W 3"]],
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda done: None,
+  ) -> Params:
     """Fits both bases to sample clips, each of T = 1 + 4n frames; the same clips give the same parameters.
 
     Args:
       clips: of one size.
-      seed: unused, because nothing is drawn.
+      seed, progress: unused, because nothing is drawn and little time is taken.
 
     Raises:
       KairosError: no clips, or a clip whose shape the codec cannot take.
     """
-    del seed
+    del seed, progress
     first, later = _Moments(PATCH**2 * 3), _Moments(FRAMES * PATCH**2 * 3)
     for clip in clips:
       _check_pixels(clip[None], begins=True)

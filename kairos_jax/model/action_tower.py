@@ -36,16 +36,16 @@ class _ActionGroup(nn.Module):
         config.dtype,
         name=name,
       )
-      attend = functools.partial(_attend, cache=video.get(name), seen=seen)
+      attend = functools.partial(_attend, cache=video.get(name), seen=seen, kernels=config.kernels)
       x, _ = block(x, t_mod, context, context_mask, rope_cos_sin=rope_cos_sin, attend=attend)
     return x, None
 
 
-def _attend(q, k, v, cache: FrameCache | None, seen: Span):
+def _attend(q, k, v, cache: FrameCache | None, seen: Span, kernels: str):
   """Actions read each other and, beside an attention layer, the history frames that are `seen`."""
   if cache is None:
     return jax.nn.dot_product_attention(q, k, v)
-  return action_attention(q, k, v, cache.k, cache.v, seen)
+  return action_attention(q, k, v, cache.k, cache.v, seen, implementation=kernels)
 
 
 class ActionTower(nn.Module):

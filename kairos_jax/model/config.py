@@ -9,6 +9,7 @@ from kairos_jax.errors import KairosError
 from pallas_kernels.window_attention import MaskRule
 
 LAYER_KINDS = ("SWA", "DSWA", "FA", "GATED")
+Kernels = Literal["auto", "xla", "pallas_tpu", "pallas_gpu"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,8 @@ class VideoConfig:
     key_dim, value_dim: per head of the gated delta net; the released models use 256 and 512 whatever the width.
     remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or "full" (whole layer groups).
     dtype: of the computation; parameters stay in float32.
+    kernels: which implementation of the operations runs; "auto" is the kernel of the platform that a program is lowered
+      for, where there is one and it can.
   """
 
   dim: int = 2560
@@ -45,6 +48,7 @@ class VideoConfig:
   eps: float = 1e-6
   remat: Literal["none", "dots", "full"] = "none"
   dtype: Any = jnp.float32
+  kernels: Kernels = "auto"
 
   def __post_init__(self):
     unknown = sorted(set(self.layers) - set(LAYER_KINDS))
@@ -117,6 +121,7 @@ class ActionConfig:
   eps: float = 1e-6
   remat: Literal["none", "dots", "full"] = "none"
   dtype: Any = jnp.float32
+  kernels: Kernels = "auto"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,6 +38,7 @@ class GatedDeltaNet(nn.Module):
   value_dim: int
   eps: float
   dtype: Any
+  kernels: str = "auto"
 
   @nn.compact
   def __call__(
@@ -64,7 +65,9 @@ class GatedDeltaNet(nn.Module):
     log_decay = -jnp.exp(a_log) * jax.nn.softplus(a + dt_bias)
     beta = jax.nn.sigmoid(nn.Dense(self.heads, use_bias=False, dtype=self.dtype, name="b_proj")(x).astype(jnp.float32))
 
-    read, matrix = gated_delta(q, k, v, log_decay, beta, None if state is None else state.matrix)
+    read, matrix = gated_delta(
+      q, k, v, log_decay, beta, None if state is None else state.matrix, implementation=self.kernels
+    )
     read = HeadNorm(self.heads, self.eps, name="o_norm")(rearrange(read, "b t h d -> b t (h d)"))
     gate = nn.Dense(widths["v"], use_bias=False, dtype=self.dtype, name="g_proj")(x)
     read = read.astype(self.dtype) * nn.silu(gate)

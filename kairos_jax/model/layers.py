@@ -107,6 +107,7 @@ class Block(nn.Module):
   dtype: Any
   key_dim: int = 0  # of the gated delta net
   value_dim: int = 0
+  kernels: str = "auto"
 
   @nn.compact
   def __call__(
@@ -132,7 +133,9 @@ class Block(nn.Module):
     hidden = modulate(self._norm("self_attn_norm", affine=False)(x), scale_a, shift_a)
     kept: Any
     if self.kind == "GATED":
-      net = GatedDeltaNet(self.dim, self.heads, self.key_dim, self.value_dim, self.eps, self.dtype, name="gated_delta")
+      net = GatedDeltaNet(
+        self.dim, self.heads, self.key_dim, self.value_dim, self.eps, self.dtype, self.kernels, name="gated_delta"
+      )
       mixed, kept = net(hidden.reshape(hidden.shape[0], -1, self.dim), state)
       mixed = mixed.reshape(hidden.shape)
     else:

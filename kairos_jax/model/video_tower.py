@@ -53,6 +53,7 @@ class _VideoGroup(nn.Module):
         config.dtype,
         config.key_dim,
         config.value_dim,
+        config.kernels,
         name=name,
       )
       x, kept = block(
@@ -79,7 +80,7 @@ class _VideoGroup(nn.Module):
       stop=None if shared.stop is None else earlier + shared.stop,
       num_observed_bound=earlier + shared.num_observed_bound,
     )
-    return window_attention(q, k, v, self.config.attention_rule(kind), span)
+    return window_attention(q, k, v, self.config.attention_rule(kind), span, implementation=self.config.kernels)
 
 
 class VideoTower(nn.Module):

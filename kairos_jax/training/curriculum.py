@@ -22,7 +22,7 @@ from data_pipelines.loader import make_loader
 from data_pipelines.normalize import EmbodimentNormalizer, make_normalizers
 from data_pipelines.records import Clip
 from data_pipelines.source import ArrayRecordSource, ReadReport, Source
-from kairos_jax import assembly, files, seeds
+from kairos_jax import assembly, console, files, seeds
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import Objective, ObjectiveConfig
 from kairos_jax.interfaces import ContextEncoder, VideoCodec, num_frames, num_latents
@@ -37,7 +37,7 @@ from kairos_jax.training.loop import train
 from kairos_jax.training.workdir import claim_workdir
 
 Params = dict[str, Any]
-CODEC_CLIPS = 48  # of each source, for fitting the codec
+CODEC_CLIPS = 192  # of each source, for fitting the codec
 
 
 def run(config: ConfigDict, workdir: str | Path) -> Path:
@@ -152,12 +152,17 @@ def stage_steps(config: ConfigDict) -> dict[str, int]:
 
 def model_config(config: ConfigDict, *, with_actions: bool) -> WorldActionConfig:
   """The towers that `config.model` describes, as the model's own dataclasses."""
-  dtype = dict(dtype=jnp.dtype(config.model.dtype).type, remat=config.model.remat, text_dim=config.bridge.text_dim)
+  shared = dict(
+    dtype=jnp.dtype(config.model.dtype).type,
+    remat=config.model.remat,
+    kernels=config.model.kernels,
+    text_dim=config.bridge.text_dim,
+  )
   video = {**config.model.video.to_dict(), "layers": tuple(config.model.video.layers)}
   action = config.model.action.to_dict()
   return WorldActionConfig(
-    video=VideoConfig(**video, channels=config.codec.channels, **dtype),
-    action=ActionConfig(**action, attention_dim=video["dim"], heads=video["heads"], **dtype) if with_actions else None,
+    video=VideoConfig(**video, channels=config.codec.channels, **shared),
+    action=ActionConfig(**action, attention_dim=video["dim"], heads=video["heads"], **shared) if with_actions else None,
   )
 
 
@@ -205,7 +210,9 @@ def _fitted_codec(codec: VideoCodec, path: Path, sources: Mapping[str, Source], 
     )
     pictures = (_picture(record.clip) for record in records if record is not None)
     whole = (video[: num_frames(codec, num_latents(codec, len(video)))] for video in pictures)
-    files.write_safetensors(path, flatten_dict(jax.device_get(codec.fit(whole, seed)), sep="/"))
+    with console.progress("codec", total=1.0) as bar:
+      fitted = codec.fit(whole, seed, bar.update)
+    files.write_safetensors(path, flatten_dict(jax.device_get(fitted), sep="/"))
   params = unflatten_dict(files.read_safetensors(path), sep="/")
   return jax.tree.map(jnp.asarray, params)
 
