@@ -12,8 +12,10 @@ TOUCH = 0.06  # m between the tip and a ball's center
 _TRAVEL_HEIGHT = 0.30  # m
 BALLS = ("red", "blue")
 
-ARM = """
-  <geom name="arm0" type="capsule" fromto="0 0 .016 0 0 .13" size=".03" rgba=".98 .85 .18 1" mass=".5"/>
+ARM_COLOR = (0.98, 0.85, 0.18)
+_RGB = " ".join(map(str, ARM_COLOR))
+ARM = f"""
+  <geom name="arm0" type="capsule" fromto="0 0 .016 0 0 .13" size=".03" rgba="{_RGB} 1" mass=".5"/>
   <geom name="arm1" type="sphere" pos="0 0 .14" size=".044" rgba=".93 .93 .93 1" mass="0"/>
 """
 

@@ -38,9 +38,15 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
   config.seed = values.seed
   out = values.out or ("runs/demo_quick" if values.quick else "runs/demo")
   summary = demo.run(config, out, demo.QUICK if values.quick else demo.FULL)
-  rates = ", ".join(f"{name} {rate:.2f}" for name, rate in summary["success"].items())
+  bounds = {name: "{:.2f} to {:.2f}".format(*ends) for name, ends in summary["interval"].items()}
+  rates = "; ".join(f"{name} {rate:.2f} ({bounds[name]})" for name, rate in summary["success"].items())
   latency = ", ".join(f"{name} {ms:.0f} ms" for name, ms in summary["latency_ms"].items())
   print(f"success over {summary['episodes']} unseen episodes: {rates}")
-  print(f"imagined video: {summary['psnr_gain']:+.2f} dB against a last frame that stays")
+  ahead = sum(m > s for m, s in zip(summary["psnr_model"], summary["psnr_last_frame"], strict=True))
+  frames, found = len(summary["psnr_model"]), summary["arm_recall"][-1]
+  print(
+    f"imagined video: {summary['psnr_gain']:+.2f} dB against a last frame that stays, ahead in {ahead} of {frames} "
+    f"frames; {found:.0%} of the arm's pixels are found again in the last"
+  )
   print(f"a chunk of actions: {latency}")
   print(f"report: {out}/report.html  ({summary['minutes']:.1f} min)")

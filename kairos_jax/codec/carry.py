@@ -3,8 +3,8 @@
 PCA latents alone lose all that is too faint or too fine for them, in every frame anew. Most of a picture stays as it
 was seen, so the decoder keeps the last one as its streaming state and decides, pixel by pixel, what of it stays.
 Encoding real frames sets the state to the last true picture; decoding latents, to the last decoded one. The network is
-trained on chains of latents with noise on them, because imagined latents are uncertain: the less it can trust them, the
-more it lets the picture stay.
+trained on chains of latents mixed with noise and with another clip's latents, because imagined ones are uncertain: the
+less it can trust them, the more it lets the picture stay.
 """
 
 import dataclasses
@@ -194,9 +194,12 @@ def _advance(steps: int, state: Any, bases: Params, videos: UInt8[Array, "S B T 
   def loss_of(network, video, key):
     pixels = pca.to_float(video)
     latents = pca.project(bases["later"], pixels[:, 1:], FRAMES)
-    level_key, noise_key = jax.random.split(key)
+    level_key, noise_key, other_key = jax.random.split(key, 3)
+    # Errors of imagined latents look like scenes: another clip's stand in for them.
+    share = jax.random.uniform(other_key, (len(video), 1, 1, 1, 1))
+    told = latents + share * (jnp.roll(latents, 1, axis=0) - latents)
     level = NOISE * jax.random.uniform(level_key, (len(video), 1, 1, 1, 1)) * latents.std(axis=(0, 1, 2, 3))
-    noisy = latents + level * jax.random.normal(noise_key, latents.shape)
+    noisy = told + level * jax.random.normal(noise_key, latents.shape)
     return jnp.square(_roll(network, bases, noisy, pixels[:, 0])[0] - pixels[:, 1:]).mean()
 
   def step(state, video):

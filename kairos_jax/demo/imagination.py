@@ -11,8 +11,10 @@ from data_pipelines import embodiments
 from data_pipelines.records import Clip
 from data_pipelines.simulate.cue_reach import INSTRUCTION
 from data_pipelines.simulate.generate import generate
+from data_pipelines.simulate.tabletop import ARM_COLOR
 from kairos_jax.demo.closed_loop import UNSEEN
 from kairos_jax.demo.report import Foresight, Latency
+from kairos_jax.evaluation import video_metrics
 from kairos_jax.evaluation.video_metrics import psnr
 from kairos_jax.flow import sampler
 from kairos_jax.flow.schedule import ACTION_SHIFT, flow_schedule, video_shift
@@ -41,6 +43,15 @@ def foresight(
   still = np.repeat(seen[:, -1:], FUTURE_FRAMES, axis=1)
   model_psnr, still_psnr = (psnr(x, future).mean(0) for x in (imagined, still))
   return Foresight(model_psnr.tolist(), still_psnr.tolist(), model.saved.video_fps, len(video)), imagined
+
+
+def arm_found(
+  imagined: UInt8[np.ndarray, "N T H W 3"], true: UInt8[np.ndarray, "N T H W 3"]
+) -> tuple[list[float], list[float]]:
+  """Of each imagined frame: the share of the true arm's pixels that are the arm's there too, and the F1 score."""
+  masks = (video_metrics.has_hue(video, ARM_COLOR) for video in (imagined, true))
+  recall, f1 = video_metrics.found_again(*masks)
+  return np.nanmean(recall, axis=0).tolist(), np.nanmean(f1, axis=0).tolist()
 
 
 def latency(model: WorldModel, frames: UInt8[np.ndarray, "T H W 3"], repeats: int, steps: int = 10) -> list[Latency]:

@@ -16,6 +16,8 @@ from kairos_jax import files, media
 from kairos_jax.demo import closed_loop, imagination
 from kairos_jax.demo import report as report_lib
 from kairos_jax.demo.report import Rate, Results, Stage
+from kairos_jax.evaluation.intervals import Interval, wilson
+from kairos_jax.runtime.closed_loop import Outcome
 from kairos_jax.training import curriculum
 from kairos_jax.training.metrics import read as read_metrics
 
@@ -81,16 +83,20 @@ def run(config: ConfigDict, out: str | Path, scale: Scale) -> dict[str, Any]:
   logging.info("4/5 imagination: %d unseen clips", scale.foresight_clips)
   video, instructions = imagination.unseen_clips(scale.foresight_clips, scale.size)
   foresight, imagined = imagination.foresight(model, video, instructions)
+  recall, f1 = imagination.arm_found(imagined, video[:, imagination.SEEN_FRAMES :])
   _show_imagination(out, video, imagined, config.data.video_fps)
 
   logging.info("5/5 latency and report")
   latencies = imagination.latency(model, video[0, : imagination.SEEN_FRAMES], scale.latency_repeats)
   summary = {
     "success": {name: outcome.rate for name, outcome in outcomes.items()},
+    "interval": {name: [bounds.low, bounds.high] for name, bounds in _intervals(outcomes).items()},
     "episodes": scale.episodes,
     "psnr_model": foresight.model,
     "psnr_last_frame": foresight.last_frame,
     "psnr_gain": imagination.mean_gain(foresight),
+    "arm_recall": recall,
+    "arm_f1": f1,
     "latency_ms": {latency.label: latency.median_ms for latency in latencies},
     "minutes": (time.monotonic() - start) / 60,
     "config": config.to_dict(),
@@ -99,6 +105,11 @@ def run(config: ConfigDict, out: str | Path, scale: Scale) -> dict[str, Any]:
     Path(partial).write_text(json.dumps(summary, indent=2) + "\n")
   _write_report(out, config, scale, outcomes, foresight, latencies, summary)
   return summary
+
+
+def _intervals(outcomes: dict[str, Outcome]) -> dict[str, Interval]:
+  """Of 95 %, over the episodes of one trained model."""
+  return {name: wilson(int(o.success.sum()), len(o.success)) for name, o in outcomes.items()}
 
 
 def _show_imagination(out: Path, video: np.ndarray, imagined: np.ndarray, fps: float) -> None:

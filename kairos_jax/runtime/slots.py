@@ -110,7 +110,7 @@ class Slots:
     return robot.action.denormalize(np.asarray(actions)[: len(slots), :, : robot.action.dim])
 
   def imagine(
-    self, slots: Sequence[int], frames: int, *, seeds: Sequence[int], steps: int = 4
+    self, slots: Sequence[int], frames: int, *, seeds: Sequence[int], steps: int = 2
   ) -> UInt8[np.ndarray, "N T H W 3"]:
     """The next frames of some streams. Raises KairosError as `WorldModel.imagine` does."""
     pool = self._check(slots)
