@@ -20,6 +20,7 @@ from kairos_jax.evaluation.intervals import Interval, wilson
 from kairos_jax.runtime.closed_loop import Outcome
 from kairos_jax.training import curriculum
 from kairos_jax.training.metrics import read as read_metrics
+from kairos_jax.training.run_config import parse_run, stage_steps
 
 TEACHES = {
   "physics": "how bodies fall, slide, collide and swing (video alone)",
@@ -71,7 +72,7 @@ def run(config: ConfigDict, out: str | Path, scale: Scale) -> dict[str, Any]:
 
   logging.info("1/5 data: %s", ", ".join(f"{count} {kind}" for kind, count in scale.clips.items()))
   build(out / "data", scale.clips, config.seed, scale.size)
-  logging.info("2/5 training: %s", curriculum.stage_steps(config))
+  logging.info("2/5 training: %s", stage_steps(parse_run(config)))
   model = kairos_jax.load(curriculum.run(config, out))
 
   logging.info("3/5 closed loop: %d unseen episodes for each policy", scale.episodes)
@@ -135,7 +136,7 @@ def _write_report(out, config, scale, outcomes, foresight, latencies, summary) -
   }
   rates = [Rate(name, int(o.success.sum()), len(o.success), notes[name]) for name, o in outcomes.items()]
   stages = []
-  for name, steps in curriculum.stage_steps(config).items():
+  for name, steps in stage_steps(parse_run(config)).items():
     lines = read_metrics(out / name / "metrics.jsonl")
     minutes = (lines[-1]["time"] - lines[0]["time"]) / 60
     losses = ("loss_video", "loss_action") if config.stages[name].actions else ("loss_video",)

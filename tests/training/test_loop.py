@@ -15,7 +15,7 @@ from tests.training import toy
 
 def run(workdir, data=None, **changes):
   config = toy.make_config(**{"steps": 12, "log_every": 4, "checkpoint_every": 5} | changes)
-  arguments = dict(name="toy", loss_fn=toy.loss_fn, params=toy.make_params(), config=config, workdir=workdir)
+  arguments = dict(name="toy", loss_fn=toy.loss_fn, params=toy.make_params(), workdir=workdir, **config)
   return train(data=data or toy.make_data(), mesh=make_mesh(), **arguments)
 
 

@@ -1,14 +1,13 @@
 import json
 
 import pytest
-from ml_collections import ConfigDict
 
 from kairos_jax.errors import KairosError
 from kairos_jax.training.workdir import claim_workdir
 
 
 def config(**changes):
-  return ConfigDict(dict(seed=0, train=dict(steps=10, shape=(1, 2)), note=None) | changes)
+  return dict(seed=0, train=dict(steps=10, shape=(1, 2)), note=None) | changes
 
 
 def test_same_config_may_come_back(tmp_path):
@@ -32,6 +31,15 @@ def test_another_config_is_refused_by_its_first_difference(tmp_path, changes, li
   with pytest.raises(KairosError, match=line):
     claim_workdir(tmp_path, config(**changes))
   claim_workdir(tmp_path, config())
+
+
+def test_operational_keys_may_change(tmp_path):
+  claim_workdir(tmp_path, config())
+  longer = config(train=dict(steps=20, shape=(1, 2)))
+  claim_workdir(tmp_path, longer, may_change={"train.steps"})
+  claim_workdir(tmp_path, longer)  # config.json took the new value
+  with pytest.raises(KairosError, match=r"config\.train\.shape=\[1, 2\], now \[1\]"):
+    claim_workdir(tmp_path, config(train=dict(steps=20, shape=(1,))), may_change={"train.steps"})
 
 
 def test_unreadable_or_unwritable_config(tmp_path):
