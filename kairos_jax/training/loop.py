@@ -27,7 +27,10 @@ from kairos_jax.training.step import LossFn, Metrics, make_train_step
 
 
 class Interrupted(SystemExit):
-  """SIGTERM was received and the state saved. Uncaught it ends the process with code 0: start again to go on."""
+  """SIGTERM was received and the state saved. Uncaught it ends the process with code 143: start again to go on.
+
+  143 is 128 + SIGTERM, as a shell gives it: a scheduler must not take an unfinished run for a finished one.
+  """
 
 
 class _InFlight(NamedTuple):
@@ -49,7 +52,7 @@ def _sigterm_noted() -> Iterator[list[int]]:
   finally:
     signal.signal(signal.SIGTERM, previous)
   if received:
-    raise Interrupted(0)
+    raise Interrupted(128 + signal.SIGTERM)
 
 
 def _to_devices(batch: dict[str, np.ndarray], mesh: Mesh, grad_accum_steps: int) -> dict[str, Array]:

@@ -77,7 +77,7 @@ def test_sigterm_saves_and_the_handler_is_given_back(tmp_path):
 
   with pytest.raises(Interrupted) as interrupted:
     run(tmp_path, data=toy.make_data(records=1024, scale_of=terminate), checkpoint_every=100)
-  assert interrupted.value.code == 0
+  assert interrupted.value.code == 128 + signal.SIGTERM
   assert signal.getsignal(signal.SIGTERM) is handler
   (saved,) = (tmp_path / "checkpoints").iterdir()
   assert 1 <= int(saved.name) <= 7  # records are read ahead
