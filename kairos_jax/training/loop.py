@@ -115,13 +115,13 @@ def train(
 
   with _sigterm_noted() as sigterm, Checkpoints(workdir / "checkpoints", config.max_to_keep) as checkpoints:
     # Restore, or initialize.
-    start = checkpoints.latest_step() or 0
-    if start:
-      to_restore = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, sharding)
-      state, meta = checkpoints.restore(to_restore, data)
+    to_restore = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, sharding)
+    if restored := checkpoints.restore(to_restore, data):
+      state, meta = restored
       frozen_lib.check_hashes(meta["frozen"], hashes, str(workdir / "checkpoints"))
     else:
       state, meta = jax.jit(create, out_shardings=sharding)(params), {"losses": [], "window": []}
+    start = int(state.step)
     watch = guard.LossGuard(config.explode_factor, meta["losses"])
     window = meta["window"]  # metrics of the steps since the last log line
 
