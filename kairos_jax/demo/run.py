@@ -18,6 +18,7 @@ from kairos_jax.demo import report as report_lib
 from kairos_jax.demo.report import Rate, Results, Stage
 from kairos_jax.training import curriculum
 from kairos_jax.training.metrics import read as read_metrics
+from kairos_jax.training.workdir import claim_workdir
 
 TEACHES = {
   "physics": "how bodies fall, slide, collide and swing (video alone)",
@@ -60,17 +61,22 @@ def run(config: ConfigDict, out: str | Path, scale: Scale) -> dict[str, Any]:
     What results.json holds.
 
   Raises:
-    KairosError: no OpenGL, or `out` holds another run.
+    KairosError: no OpenGL, or `out` belongs to another run or process; nothing was written then.
   """
-  out, start = Path(out), time.monotonic()
+  out = Path(out)
   config = config.copy_and_resolve_references()
   config.data.folder = str(out / "data")
   config.update_from_flattened_dict(scale.overrides)
+  with claim_workdir(out, config):
+    return _run_claimed(config, out, scale)
 
+
+def _run_claimed(config: ConfigDict, out: Path, scale: Scale) -> dict[str, Any]:
+  start = time.monotonic()
   logging.info("1/5 data: %s", ", ".join(f"{count} {kind}" for kind, count in scale.clips.items()))
   build(out / "data", scale.clips, config.seed, scale.size)
   logging.info("2/5 training: %s", curriculum.stage_steps(config))
-  model = kairos_jax.load(curriculum.run(config, out))
+  model = kairos_jax.load(curriculum.run_claimed(config, out))
 
   logging.info("3/5 closed loop: %d unseen episodes for each policy", scale.episodes)
   outcomes = closed_loop.compare(model, list(closed_loop.POLICIES), episodes=scale.episodes, size=scale.size)

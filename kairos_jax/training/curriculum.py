@@ -53,11 +53,14 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     The model's folder.
 
   Raises:
-    KairosError: the folder belongs to another config, the data cannot be read, or training failed.
+    KairosError: the folder belongs to another config or process, the data cannot be read, or training failed.
   """
-  workdir = Path(workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
-  claim_workdir(workdir, config)
+  with claim_workdir(workdir, config):
+    return run_claimed(config, Path(workdir))
+
+
+def run_claimed(config: ConfigDict, workdir: Path) -> Path:
+  """`run` for a caller that holds the folder already, see `claim_workdir`."""
   report = ReadReport()
   sources = {name: ArrayRecordSource(Path(config.data.folder) / name, report) for name in config.data.sources}
   normalizers = make_normalizers(sources)

@@ -1,21 +1,61 @@
-"""The folder of a run belongs to one config."""
+"""The folder of a run belongs to one config, and to one process at a time."""
 
+import fcntl
 import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from kairos_jax.errors import KairosError
 from kairos_jax.files import replaced
 
 
-def claim_workdir(workdir: Path | str, config: ConfigDict) -> None:
-  """Writes `config` to `{workdir}/config.json`, or checks that the folder was started with exactly this config.
+@contextmanager
+def claim_workdir(workdir: Path | str, config: ConfigDict) -> Iterator[None]:
+  """Holds the folder for the block, having checked that it is new or was started with exactly this config.
+
+  Writes `{workdir}/config.json`, and `{workdir}/lock`, which names the holder. The lock itself is the operating
+  system's, so it goes with the process, however that ends. Of several processes of one run, the first one holds it.
 
   Raises:
-    KairosError: if the folder belongs to another config (names the first key that differs), its config.json is
-      unreadable, or `config` holds a value that JSON cannot.
+    KairosError: if another process holds the folder (names it), the folder is a file or not writable or belongs to
+      another config (names the first key that differs), its config.json is unreadable, or `config` holds a value that
+      JSON cannot.
   """
+  if jax.process_index() > 0:
+    yield
+    return
+  try:
+    Path(workdir).mkdir(parents=True, exist_ok=True)
+    lock = open(Path(workdir) / "lock", "a+")
+  except OSError as error:
+    raise _unusable(workdir, error) from None
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      lock.seek(0)
+      holder = lock.read().strip() or "another process"
+      raise KairosError(f"{workdir} is in use by {holder}: wait for it, or use another --workdir") from None
+    except OSError as error:
+      raise _unusable(workdir, error) from None
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+    _check_config(workdir, config)
+    yield
+
+
+def _unusable(workdir: Path | str, error: OSError) -> KairosError:
+  return KairosError(f"{workdir} cannot hold a run: {error.strerror}; --workdir is a folder that can be written")
+
+
+def _check_config(workdir: Path | str, config: ConfigDict) -> None:
   path = Path(workdir) / "config.json"
   try:
     text = json.dumps(config.to_dict(), indent=2, sort_keys=True)

@@ -63,7 +63,7 @@ if __name__ == "__main__":
 
   workdir, steps = Path(sys.argv[1]), int(sys.argv[2])
   config = make_config(steps)
-  claim_workdir(workdir, config)
   arguments = dict(name="toy", loss_fn=loss_fn, params=make_params(), config=config, workdir=workdir, mesh=make_mesh())
-  final = train(data=make_data(pause=0.002), **arguments)
+  with claim_workdir(workdir, config):
+    final = train(data=make_data(pause=0.002), **arguments)
   np.savez(workdir / "final.npz", *jax.tree.leaves(final))
