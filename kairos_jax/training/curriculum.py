@@ -5,7 +5,8 @@ Source: Kairos section 3 (CEDC): I physics and II human behavior train the video
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from kairos_jax.training.run_config import (
 from kairos_jax.training.workdir import claim_workdir
 
 Params = dict[str, Any]
+ALWAYS_FROZEN = ("codec/*",)
 CODEC_CLIPS = 192  # of each source, for fitting the codec
 
 
@@ -62,23 +64,35 @@ def run(experiment: ConfigDict, workdir: str | Path) -> Path:
     The model's folder.
 
   Raises:
-    KairosError: the config is not allowed, the folder belongs to another one, the data cannot be read, or training
-      failed.
+    KairosError: the config is not allowed, the folder belongs to another config or process, the data cannot be read,
+      or training failed.
   """
-  config, workdir = parse_run(experiment), Path(workdir)
+  with claim(experiment, workdir) as config:
+    return run_claimed(config, Path(workdir))
+
+
+@contextmanager
+def claim(experiment: ConfigDict, workdir: Path | str) -> Iterator[RunConfig]:
+  """Parses the config and, if it is allowed, holds the folder for the block; see `claim_workdir`."""
+  config = parse_run(experiment)
   if config.platform not in (None, jax.default_backend()):
     raise KairosError(f"config key platform is {config.platform!r}; this machine has {jax.default_backend()!r}")
-  claim_workdir(workdir, dataclasses.asdict(config), OPERATIONAL_KEYS)
+  with claim_workdir(workdir, dataclasses.asdict(config), OPERATIONAL_KEYS):
+    yield config
+
+
+def run_claimed(config: RunConfig, workdir: Path) -> Path:
+  """`run` for a caller that holds the folder already, see `claim`."""
   report = ReadReport()
   sources = {name: ArrayRecordSource(Path(config.data.folder) / name, report) for name in config.data.sources}
   normalizers = make_normalizers(sources)
   codec, encoder = assembly.make_codec(config.codec), assembly.make_encoder(config.bridge)
-  frozen = {"codec": _fitted_codec(codec, workdir / "codec.safetensors", sources, seeds.derive(config.seed, "codec"))}
+  fitted = _fitted_codec(codec, workdir / "codec.safetensors", sources, seeds.derive(config.seed, "codec"))
 
   full = model_config(config, with_actions=True)
   robot = full.action or ActionConfig()
 
-  params: Params | None = None
+  params: Params = {"codec": fitted}
   for name, steps in stage_steps(config).items():
     logging.info("stage %s: %d steps", name, steps)
     stage = config.stages[name]
@@ -104,10 +118,11 @@ def run(experiment: ConfigDict, workdir: str | Path) -> Path:
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )
-    params = train(
+    trained, frozen = frozen_lib.split(params, (*ALWAYS_FROZEN, *stage.frozen))
+    trained = train(
       name=name,
       loss_fn=objective,
-      params=params,
+      params=trained,
       frozen=frozen,
       data=data,
       config=config.train,
@@ -117,6 +132,7 @@ def run(experiment: ConfigDict, workdir: str | Path) -> Path:
       mesh=make_mesh(),
       seed=seeds.derive(config.seed, "stage", name, "noise"),
     )
+    params = frozen_lib.merge(trained, frozen)
     if report.holes:
       logging.warning("%d records could not be read so far, %d shards among them", report.holes, report.shards_lost)
 
@@ -124,7 +140,7 @@ def run(experiment: ConfigDict, workdir: str | Path) -> Path:
     model_config=full,
     encoder=encoder,
     codec=codec,
-    params=jax.device_get(frozen_lib.merge(params or {}, frozen)),
+    params=jax.device_get(params),
     video_fps=config.data.video_fps,
     frame_size=_picture_size(next(iter(sources.values()))),
     clip_frames=config.data.frames,
@@ -135,9 +151,8 @@ def run(experiment: ConfigDict, workdir: str | Path) -> Path:
   return workdir / "model"
 
 
-def _grow(params: Params | None, towers: WorldActionConfig, encoder: ContextEncoder, key: jax.Array) -> Params:
+def _grow(params: Params, towers: WorldActionConfig, encoder: ContextEncoder, key: jax.Array) -> Params:
   """The last stage's weights, with whatever is new in this one."""
-  params = params or {}
   parts = ("bridge", "video", "action") if towers.action else ("bridge", "video")
   new = [name for name in parts if name not in params]
 

@@ -27,7 +27,10 @@ from kairos_jax.training.step import LossFn, Metrics, make_train_step
 
 
 class Interrupted(SystemExit):
-  """SIGTERM was received and the state saved. Uncaught it ends the process with code 0: start again to go on."""
+  """SIGTERM was received and the state saved. Uncaught it ends the process with code 143: start again to go on.
+
+  143 is 128 + SIGTERM, as a shell gives it: a scheduler must not take an unfinished run for a finished one.
+  """
 
 
 class _InFlight(NamedTuple):
@@ -49,7 +52,7 @@ def _sigterm_noted() -> Iterator[list[int]]:
   finally:
     signal.signal(signal.SIGTERM, previous)
   if received:
-    raise Interrupted(0)
+    raise Interrupted(128 + signal.SIGTERM)
 
 
 def _to_devices(batch: dict[str, np.ndarray], mesh: Mesh, grad_accum_steps: int) -> dict[str, Array]:
@@ -113,13 +116,13 @@ def train(
 
   with _sigterm_noted() as sigterm, Checkpoints(workdir / "checkpoints", config.max_to_keep) as checkpoints:
     # Restore, or initialize.
-    start = checkpoints.latest_step() or 0
-    if start:
-      to_restore = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, sharding)
-      state, meta = checkpoints.restore(to_restore, data)
+    to_restore = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, sharding)
+    if restored := checkpoints.restore(to_restore, data):
+      state, meta = restored
       frozen_lib.check_hashes(meta["frozen"], hashes, str(workdir / "checkpoints"))
     else:
       state, meta = jax.jit(create, out_shardings=sharding)(params), {"losses": [], "window": []}
+    start = int(state.step)
     watch = guard.LossGuard(config.explode_factor, meta["losses"])
     window = meta["window"]  # metrics of the steps since the last log line
 

@@ -1,16 +1,26 @@
-"""The folder of a run belongs to one config."""
+"""The folder of a run belongs to one config, and to one process at a time."""
 
+import fcntl
 import json
-from collections.abc import Collection, Mapping
+import os
+import socket
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from kairos_jax.errors import KairosError
 from kairos_jax.files import replaced
 
 
-def claim_workdir(workdir: Path | str, config: Mapping[str, Any], may_change: Collection[str] = ()) -> None:
-  """Writes `config` to `{workdir}/config.json`, or checks that the folder was started with the same.
+@contextmanager
+def claim_workdir(workdir: Path | str, config: Mapping[str, Any], may_change: Collection[str] = ()) -> Iterator[None]:
+  """Holds the folder for the block, having checked that it is new or was started with the same config.
+
+  Writes `{workdir}/config.json`, and `{workdir}/lock`, which names the holder. The lock itself is the operating
+  system's, so it goes with the process, however that ends. Of several processes of one run, the first one holds it.
 
   Args:
     workdir: folder of the run.
@@ -18,10 +28,39 @@ def claim_workdir(workdir: Path | str, config: Mapping[str, Any], may_change: Co
     may_change: dotted keys whose values may differ; config.json then takes the new ones.
 
   Raises:
-    KairosError: if the folder belongs to another config (names the first key that differs), its config.json is
-      unreadable, or `config` holds a value that JSON cannot.
+    KairosError: if another process holds the folder (names it), the folder is a file or not writable or belongs to
+      another config (names the first key that differs), its config.json is unreadable, or `config` holds a value that
+      JSON cannot.
   """
-  path = Path(workdir) / "config.json"
+  if jax.process_index() > 0:
+    yield
+    return
+  try:
+    Path(workdir).mkdir(parents=True, exist_ok=True)
+    lock = open(Path(workdir) / "lock", "a+")
+  except OSError as error:
+    raise _unusable(workdir, error) from None
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      lock.seek(0)
+      holder = lock.read().strip() or "another process"
+      raise KairosError(f"{workdir} is in use by {holder}: wait for it, or use another --workdir") from None
+    except OSError as error:
+      raise _unusable(workdir, error) from None
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+    _check_config(Path(workdir) / "config.json", config, may_change)
+    yield
+
+
+def _unusable(workdir: Path | str, error: OSError) -> KairosError:
+  return KairosError(f"{workdir} cannot hold a run: {error.strerror}; --workdir is a folder that can be written")
+
+
+def _check_config(path: Path, config: Mapping[str, Any], may_change: Collection[str]) -> None:
   try:
     text = json.dumps(config, indent=2, sort_keys=True)
   except TypeError as error:

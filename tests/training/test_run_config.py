@@ -1,6 +1,5 @@
 """A run's config: what is allowed becomes dataclasses, and every mistake is one line before a file is written."""
 
-import dataclasses
 import json
 
 import pytest
@@ -10,7 +9,6 @@ from experiments import cue_reach, curriculum_ablation
 from kairos_jax.errors import KairosError
 from kairos_jax.training import curriculum
 from kairos_jax.training.run_config import OPERATIONAL_KEYS, model_config, parse_run, stage_steps
-from kairos_jax.training.workdir import claim_workdir
 
 
 def config_with(**changes):
@@ -95,13 +93,13 @@ def test_a_missing_key_is_named():
 
 def test_operational_keys_may_change_when_a_run_goes_on_and_others_may_not(tmp_path):
   assert {"train.log_every", "train.max_to_keep", "train.explode_factor", "train.checkpoint_every"} <= OPERATIONAL_KEYS
-  claim_workdir(tmp_path, dataclasses.asdict(parse_run(cue_reach.get_config())))
-  changed = dataclasses.asdict(parse_run(config_with(train__log_every=7, train__explode_factor=50.0)))
-  claim_workdir(tmp_path, changed, OPERATIONAL_KEYS)
-  assert json.loads((tmp_path / "config.json").read_text())["train"]["log_every"] == 7
-  other = dataclasses.asdict(parse_run(config_with(train__ema_decay=0.5)))
+  with curriculum.claim(cue_reach.get_config(), tmp_path):
+    pass
+  with curriculum.claim(config_with(train__log_every=7, train__explode_factor=50.0), tmp_path):
+    assert json.loads((tmp_path / "config.json").read_text())["train"]["log_every"] == 7
   with pytest.raises(KairosError, match="started with config.train.ema_decay=0.995, now 0.5"):
-    claim_workdir(tmp_path, other, OPERATIONAL_KEYS)
+    with curriculum.claim(config_with(train__ema_decay=0.5), tmp_path):
+      pass
 
 
 def test_another_platform_is_refused(tmp_path):

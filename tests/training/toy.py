@@ -67,7 +67,7 @@ if __name__ == "__main__":
 
   workdir, steps = Path(sys.argv[1]), int(sys.argv[2])
   config = make_config(steps)
-  claim_workdir(workdir, dataclasses.asdict(config["config"]))
   arguments = dict(name="toy", loss_fn=loss_fn, params=make_params(), workdir=workdir, mesh=make_mesh(), **config)
-  final = train(data=make_data(pause=0.002), **arguments)
+  with claim_workdir(workdir, dataclasses.asdict(config["config"])):
+    final = train(data=make_data(pause=0.002), **arguments)
   np.savez(workdir / "final.npz", *jax.tree.leaves(final))
