@@ -4,8 +4,8 @@ usage:
   kairos train --config=experiments/cue_reach.py --workdir=runs/cue_reach [--config.train.steps=1000 ...]
 
 Every key of the config can be given on the command line. A run that was killed, at any moment, goes on when the same
-line is given again; SIGTERM saves first. The workdir holds a folder per stage (checkpoints, metrics.jsonl) and, at
-the end, the model, which kairos_jax.load reads.
+line is given again; SIGTERM saves first and exits with code 143. The workdir holds a folder per stage
+(checkpoints, metrics.jsonl) and, at the end, the model, which kairos_jax.load reads.
 """
 
 from collections.abc import Sequence

@@ -20,6 +20,7 @@ from kairos_jax.evaluation.intervals import Interval, wilson
 from kairos_jax.runtime.closed_loop import Outcome
 from kairos_jax.training import curriculum
 from kairos_jax.training.metrics import read as read_metrics
+from kairos_jax.training.run_config import RunConfig, stage_steps
 
 TEACHES = {
   "physics": "how bodies fall, slide, collide and swing (video alone)",
@@ -62,17 +63,22 @@ def run(config: ConfigDict, out: str | Path, scale: Scale) -> dict[str, Any]:
     What results.json holds.
 
   Raises:
-    KairosError: no OpenGL, or `out` holds another run.
+    KairosError: no OpenGL, or `out` belongs to another run or process; nothing was written then.
   """
-  out, start = Path(out), time.monotonic()
+  out = Path(out)
   config = config.copy_and_resolve_references()
   config.data.folder = str(out / "data")
   config.update_from_flattened_dict(scale.overrides)
+  with curriculum.claim(config, out) as run_config:
+    return _run_claimed(config, run_config, out, scale)
 
+
+def _run_claimed(config: ConfigDict, run_config: RunConfig, out: Path, scale: Scale) -> dict[str, Any]:
+  start = time.monotonic()
   logging.info("1/5 data: %s", ", ".join(f"{count} {kind}" for kind, count in scale.clips.items()))
   build(out / "data", scale.clips, config.seed, scale.size)
-  logging.info("2/5 training: %s", curriculum.stage_steps(config))
-  model = kairos_jax.load(curriculum.run(config, out))
+  logging.info("2/5 training: %s", stage_steps(run_config))
+  model = kairos_jax.load(curriculum.run_claimed(run_config, out))
 
   logging.info("3/5 closed loop: %d unseen episodes for each policy", scale.episodes)
   outcomes = closed_loop.compare(model, list(closed_loop.POLICIES), episodes=scale.episodes, size=scale.size)
@@ -103,7 +109,7 @@ def run(config: ConfigDict, out: str | Path, scale: Scale) -> dict[str, Any]:
   }
   with files.replaced(out / "results.json") as partial:
     Path(partial).write_text(json.dumps(summary, indent=2) + "\n")
-  _write_report(out, config, scale, outcomes, foresight, latencies, summary)
+  _write_report(out, config, run_config, scale, outcomes, foresight, latencies, summary)
   return summary
 
 
@@ -125,7 +131,7 @@ def _show_imagination(out: Path, video: np.ndarray, imagined: np.ndarray, fps: f
   media.frame_strip(rows, out / "imagination.png", scale=4)
 
 
-def _write_report(out, config, scale, outcomes, foresight, latencies, summary) -> None:
+def _write_report(out, config, run_config, scale, outcomes, foresight, latencies, summary) -> None:
   notes = {
     "model": "cue visible; pixels, state and instruction in, actions out, no video denoised",
     "model, cue hidden": "the cue is shown for 4 frames only: a test of memory",
@@ -135,7 +141,7 @@ def _write_report(out, config, scale, outcomes, foresight, latencies, summary) -
   }
   rates = [Rate(name, int(o.success.sum()), len(o.success), notes[name]) for name, o in outcomes.items()]
   stages = []
-  for name, steps in curriculum.stage_steps(config).items():
+  for name, steps in stage_steps(run_config).items():
     lines = read_metrics(out / name / "metrics.jsonl")
     minutes = (lines[-1]["time"] - lines[0]["time"]) / 60
     losses = ("loss_video", "loss_action") if config.stages[name].actions else ("loss_video",)

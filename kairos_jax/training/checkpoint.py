@@ -1,5 +1,6 @@
 """Checkpoints: the train state, the data iterator's position and the run's bookkeeping, saved as one."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -50,7 +51,8 @@ class Checkpoints:
   """The checkpoints of one run, `{folder}/{step}/{state,data,meta}`.
 
   Saving is asynchronous: arrays are copied before `save` returns and written behind the next steps. A save that did
-  not finish is never restored. Use as a context manager; leaving waits for the last write.
+  not finish is never restored, and a finished one that cannot be read is put aside, as `{step}.damaged`. Use as a
+  context manager; leaving waits for the last write.
   """
 
   def __init__(self, folder: Path, max_to_keep: int):
@@ -74,7 +76,7 @@ class Checkpoints:
     self._manager.close()
 
   def latest_step(self) -> int | None:
-    """The newest step that can be restored."""
+    """The newest step that was saved, readable or not."""
     return self._manager.latest_step()
 
   def save(self, state: TrainState, meta: dict, data: grain.DatasetIterator | None = None) -> None:
@@ -84,21 +86,39 @@ class Checkpoints:
       items["data"] = grain.checkpoint.CheckpointSave(data)
     self._manager.save(int(state.step), args=ocp.args.Composite(**items))
 
-  def restore(self, abstract: TrainState, data: grain.DatasetIterator) -> tuple[TrainState, dict]:
-    """Restores the latest step and moves `data` to where it was.
+  def restore(self, abstract: TrainState, data: grain.DatasetIterator) -> tuple[TrainState, dict] | None:
+    """Restores the latest readable step and moves `data` to where it was.
+
+    A newer step that cannot be read is renamed to `{step}.damaged`, which a warning says.
 
     Args:
       abstract: ShapeDtypeStructs with the shardings to restore onto.
       data: an iterator over the same data set; its position is set in place.
 
     Returns:
-      The state and the `meta` it was saved with.
+      The state and the `meta` it was saved with; None where no step is left, with `data` where it was before.
 
     Raises:
       KairosError: naming the first array whose shape differs, and both shapes.
     """
-    step = self._manager.latest_step()
-    _check_shapes(self._folder / str(step), abstract)
+    start, damaged = data.get_state(), False
+    while (step := self._manager.latest_step()) is not None:
+      try:
+        return self._restore(step, abstract, data)
+      except (KairosError, MemoryError, jax.errors.JaxRuntimeError):  # the config or the device is at fault
+        raise
+      except Exception as error:  # whatever the readers of Orbax, TensorStore and grain raise
+        self._put_aside(step, error)
+        data.set_state(start)
+        damaged = True
+    if damaged:
+      logging.warning("%s holds no other checkpoint: the run starts from its beginning", self._folder)
+    return None
+
+  def _restore(self, step: int, abstract: TrainState, data: grain.DatasetIterator) -> tuple[TrainState, dict]:
+    folder = self._folder / str(step)
+    json.loads((folder / "_CHECKPOINT_METADATA").read_text())  # Orbax would pass over damage here
+    _check_shapes(folder, abstract)
     items = ocp.args.Composite(
       state=ocp.args.StandardRestore(abstract),
       data=grain.checkpoint.CheckpointRestore(data),
@@ -106,6 +126,15 @@ class Checkpoints:
     )
     restored = self._manager.restore(step, args=items)
     return restored.state, restored.meta
+
+  def _put_aside(self, step: int, error: Exception) -> None:
+    folder = self._folder / str(step)
+    aside = folder.with_name(f"{step}.damaged")
+    reason = " ".join(str(error).split())[:200]
+    logging.warning("%s cannot be read (%s: %s): renamed to %s", folder, type(error).__name__, reason, aside.name)
+    shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+    folder.rename(aside)
+    self._manager.reload()
 
 
 def load_params(folder: Path | str, which: Literal["ema", "params"] = "ema") -> PyTree[np.ndarray]:

@@ -3,8 +3,10 @@
 Source: Kairos section 3 (CEDC): I physics and II human behavior train the video tower alone, III the robot both.
 """
 
+import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,69 +26,83 @@ from data_pipelines.records import Clip
 from data_pipelines.source import ArrayRecordSource, ReadReport, Source
 from kairos_jax import assembly, console, files, seeds
 from kairos_jax.errors import KairosError
-from kairos_jax.flow.objective import Objective, ObjectiveConfig
+from kairos_jax.flow.objective import Objective
 from kairos_jax.interfaces import ContextEncoder, VideoCodec, num_frames, num_latents
 from kairos_jax.interop.saved_model import SavedModel
 from kairos_jax.interop.saved_model import save as save_model
-from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig, WorldActionModel
+from kairos_jax.model import ActionConfig, WorldActionConfig, WorldActionModel
 from kairos_jax.model.initialize import interpolate_video
 from kairos_jax.model.world_action import init_params
 from kairos_jax.parallel.mesh import make_mesh
 from kairos_jax.training import frozen as frozen_lib
 from kairos_jax.training.loop import train
+from kairos_jax.training.run_config import (
+  OPERATIONAL_KEYS,
+  RunConfig,
+  model_config,
+  objective_config,
+  parse_run,
+  stage_steps,
+)
 from kairos_jax.training.workdir import claim_workdir
 
 Params = dict[str, Any]
+ALWAYS_FROZEN = ("codec/*",)
 CODEC_CLIPS = 192  # of each source, for fitting the codec
 
 
-def run(config: ConfigDict, workdir: str | Path) -> Path:
+def run(experiment: ConfigDict, workdir: str | Path) -> Path:
   """Trains every stage of `config.stages` and writes the model to {workdir}/model.
 
   Finished stages are kept, an interrupted one goes on where it stopped.
 
   Args:
-    config: see experiments/cue_reach.py.
+    experiment: see experiments/cue_reach.py; parsed before anything is written.
     workdir: folder of the run; belongs to one config.
 
   Returns:
     The model's folder.
 
   Raises:
-    KairosError: the folder belongs to another config, the data cannot be read, or training failed.
+    KairosError: the config is not allowed, the folder belongs to another config or process, the data cannot be read,
+      or training failed.
   """
-  workdir = Path(workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
-  claim_workdir(workdir, config)
+  with claim(experiment, workdir) as config:
+    return run_claimed(config, Path(workdir))
+
+
+@contextmanager
+def claim(experiment: ConfigDict, workdir: Path | str) -> Iterator[RunConfig]:
+  """Parses the config and, if it is allowed, holds the folder for the block; see `claim_workdir`."""
+  config = parse_run(experiment)
+  if config.platform not in (None, jax.default_backend()):
+    raise KairosError(f"config key platform is {config.platform!r}; this machine has {jax.default_backend()!r}")
+  with claim_workdir(workdir, dataclasses.asdict(config), OPERATIONAL_KEYS):
+    yield config
+
+
+def run_claimed(config: RunConfig, workdir: Path) -> Path:
+  """`run` for a caller that holds the folder already, see `claim`."""
   report = ReadReport()
   sources = {name: ArrayRecordSource(Path(config.data.folder) / name, report) for name in config.data.sources}
   normalizers = make_normalizers(sources)
-  codec, encoder = assembly.make_codec(config.codec.to_dict()), assembly.make_encoder(config.bridge.to_dict())
-  frozen = {"codec": _fitted_codec(codec, workdir / "codec.safetensors", sources, seeds.derive(config.seed, "codec"))}
+  codec, encoder = assembly.make_codec(config.codec), assembly.make_encoder(config.bridge)
+  fitted = _fitted_codec(codec, workdir / "codec.safetensors", sources, seeds.derive(config.seed, "codec"))
 
-  params: Params | None = None
+  full = model_config(config, with_actions=True)
+  robot = full.action or ActionConfig()
+
+  params: Params = {"codec": fitted}
   for name, steps in stage_steps(config).items():
     logging.info("stage %s: %d steps", name, steps)
     stage = config.stages[name]
     towers = model_config(config, with_actions=stage.actions)
     model = WorldActionModel(towers)
     params = _grow(params, towers, encoder, jax.random.key(seeds.derive(config.seed, "stage", name, "init")))
-    objective = Objective(
-      model,
-      encoder,
-      codec,
-      ObjectiveConfig(
-        tasks=stage.tasks.to_dict(),
-        text_dropout=config.train.text_dropout,
-        max_observed=stage.max_observed,
-        action_horizon=config.data.action_horizon if stage.actions else 0,
-        action_weight=config.train.action_weight,
-        chunks_per_clip=config.train.chunks_per_clip,
-      ),
-    )
+    objective = Objective(model, encoder, codec, objective_config(config, name))
     data = make_loader(
       sources,
-      Mixture(stage.mixture.start.to_dict(), stage.mixture.end.to_dict()),
+      Mixture(stage.mixture.start, stage.mixture.end),
       batch_size=config.train.batch_size // jax.process_count(),
       frames=config.data.frames,
       video_fps=config.data.video_fps,
@@ -94,33 +110,37 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
       tokenize=lambda text: encoder.tokenize([text])[0],
       steps=steps,
       crop=stage.crop,
-      instruction_share=tuple(stage.instruction_share),
-      state_dim=config.model.action.state_dim,
-      action_dim=config.model.action.action_dim,
+      instruction_share=stage.instruction_share,
+      state_dim=robot.state_dim,
+      action_dim=robot.action_dim,
       action_steps=action_steps(config, normalizers),
       normalizers=normalizers,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )
-    params = train(
+    trained, frozen = frozen_lib.split(params, (*ALWAYS_FROZEN, *stage.frozen))
+    trained = train(
       name=name,
       loss_fn=objective,
-      params=params,
+      params=trained,
       frozen=frozen,
       data=data,
-      config=_loop_config(config, stage, steps),
+      config=config.train,
+      optimizer_config=dataclasses.replace(stage.optimizer, warmup_steps=min(stage.optimizer.warmup_steps, steps - 1)),
+      steps=steps,
       workdir=workdir / name,
       mesh=make_mesh(),
       seed=seeds.derive(config.seed, "stage", name, "noise"),
     )
+    params = frozen_lib.merge(trained, frozen)
     if report.holes:
       logging.warning("%d records could not be read so far, %d shards among them", report.holes, report.shards_lost)
 
   saved = SavedModel(
-    model_config=model_config(config, with_actions=True),
+    model_config=full,
     encoder=encoder,
     codec=codec,
-    params=jax.device_get(frozen_lib.merge(params or {}, frozen)),
+    params=jax.device_get(params),
     video_fps=config.data.video_fps,
     frame_size=_picture_size(next(iter(sources.values()))),
     clip_frames=config.data.frames,
@@ -131,44 +151,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
   return workdir / "model"
 
 
-def stage_steps(config: ConfigDict) -> dict[str, int]:
-  """Optimizer steps of each stage, in order: `config.train.steps` split by the stages' shares.
-
-  Raises:
-    KairosError: a stage of the order does not exist, shares do not sum to 1, or a stage would have no step.
-  """
-  unknown = [name for name in config.order if name not in config.stages]
-  if unknown:
-    raise KairosError(f"config.order names {unknown[0]!r}; config.stages has {', '.join(config.stages)}")
-  shares = [config.stages[name].share for name in config.order]
-  if abs(sum(shares) - 1) > 1e-6 or min(shares) <= 0:
-    raise KairosError(f"shares of the stages in config.order are {shares}; they must be positive and sum to 1")
-  ends = [round(config.train.steps * total) for total in itertools.accumulate(shares)]
-  steps = [end - start for start, end in itertools.pairwise([0, *ends])]
-  if min(steps) < 1:
-    raise KairosError(f"config.train.steps is {config.train.steps}: too few for {len(steps)} stages")
-  return dict(zip(config.order, steps, strict=True))
-
-
-def model_config(config: ConfigDict, *, with_actions: bool) -> WorldActionConfig:
-  """The towers that `config.model` describes, as the model's own dataclasses."""
-  shared = dict(
-    dtype=jnp.dtype(config.model.dtype).type,
-    remat=config.model.remat,
-    kernels=config.model.kernels,
-    text_dim=config.bridge.text_dim,
-  )
-  video = {**config.model.video.to_dict(), "layers": tuple(config.model.video.layers)}
-  action = config.model.action.to_dict()
-  return WorldActionConfig(
-    video=VideoConfig(**video, channels=config.codec.channels, **shared),
-    action=ActionConfig(**action, attention_dim=video["dim"], heads=video["heads"], **shared) if with_actions else None,
-  )
-
-
-def _grow(params: Params | None, towers: WorldActionConfig, encoder: ContextEncoder, key: jax.Array) -> Params:
+def _grow(params: Params, towers: WorldActionConfig, encoder: ContextEncoder, key: jax.Array) -> Params:
   """The last stage's weights, with whatever is new in this one."""
-  params = params or {}
   parts = ("bridge", "video", "action") if towers.action else ("bridge", "video")
   new = [name for name in parts if name not in params]
 
@@ -184,18 +168,7 @@ def _grow(params: Params | None, towers: WorldActionConfig, encoder: ContextEnco
   return {**params, **fresh(key, params.get("video"))} if new else params
 
 
-def _loop_config(config: ConfigDict, stage: ConfigDict, steps: int) -> ConfigDict:
-  """What the training loop reads: the run's settings with the stage's own length and optimizer."""
-  optimizer = ConfigDict({**config.optimizer.to_dict(), **stage.optimizer.to_dict()})
-  optimizer.warmup_steps = min(optimizer.warmup_steps, steps - 1)
-  loop = {name: config.train[name] for name in _LOOP_KEYS}
-  return ConfigDict({**loop, "steps": steps, "optimizer": optimizer})
-
-
-_LOOP_KEYS = ("log_every", "checkpoint_every", "max_to_keep", "ema_decay", "grad_accum_steps", "explode_factor")
-
-
-def action_steps(config: ConfigDict, normalizers: Mapping[str, EmbodimentNormalizer]) -> int:
+def action_steps(config: RunConfig, normalizers: Mapping[str, EmbodimentNormalizer]) -> int:
   """Actions of a sample: enough for a whole chunk after its last frame, at the fastest robot's rate."""
   seconds = (config.data.frames - 1) / config.data.video_fps
   fastest = max((normalizer.embodiment.control_hz for normalizer in normalizers.values()), default=0.0)

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
-from ml_collections import ConfigDict
 
 from kairos_jax.errors import KairosError
 from kairos_jax.parallel.mesh import batch_sharding, fsdp_sharding
@@ -23,11 +22,15 @@ from kairos_jax.training.checkpoint import Checkpoints
 from kairos_jax.training.metrics import MetricLog, average
 from kairos_jax.training.optimizer import make_optimizer
 from kairos_jax.training.progress import Progress
+from kairos_jax.training.run_config import OptimizerConfig, TrainConfig
 from kairos_jax.training.step import LossFn, Metrics, make_train_step
 
 
 class Interrupted(SystemExit):
-  """SIGTERM was received and the state saved. Uncaught it ends the process with code 0: start again to go on."""
+  """SIGTERM was received and the state saved. Uncaught it ends the process with code 143: start again to go on.
+
+  143 is 128 + SIGTERM, as a shell gives it: a scheduler must not take an unfinished run for a finished one.
+  """
 
 
 class _InFlight(NamedTuple):
@@ -49,7 +52,7 @@ def _sigterm_noted() -> Iterator[list[int]]:
   finally:
     signal.signal(signal.SIGTERM, previous)
   if received:
-    raise Interrupted(0)
+    raise Interrupted(128 + signal.SIGTERM)
 
 
 def _to_devices(batch: dict[str, np.ndarray], mesh: Mesh, grad_accum_steps: int) -> dict[str, Array]:
@@ -68,12 +71,14 @@ def train(
   params: PyTree[Array],
   frozen: PyTree[Array] = {},  # noqa: B006
   data: grain.DatasetIterator,
-  config: ConfigDict,
+  config: TrainConfig,
+  optimizer_config: OptimizerConfig,
+  steps: int,
   workdir: Path | str,
   mesh: Mesh,
   seed: int = 0,
 ) -> PyTree[Array]:
-  """Trains until `config.steps`; a run killed at any moment and started again gives the same numbers.
+  """Trains for `steps` updates; a run killed at any moment and started again gives the same numbers.
 
   Phases: plan the state's layout, restore or initialize, step, save. Writes `checkpoints/` and `metrics.jsonl` in
   `workdir`. A finished run returns at once.
@@ -84,8 +89,8 @@ def train(
     params: initial weights of what trains, left untouched.
     frozen: weights that `loss_fn` reads beside them: no gradient, no average, and their hash alone in a checkpoint.
     data: batches as dicts of numpy arrays [B, ...] with "id", the record ids; its position is saved and restored.
-    config: steps, log_every, checkpoint_every, max_to_keep (checkpoints), ema_decay, grad_accum_steps,
-      explode_factor, optimizer.
+    config: of the run.
+    optimizer_config, steps: of the stage.
     workdir: folder of the run.
     mesh: from `parallel.mesh.make_mesh`.
     seed: of the random keys given to `loss_fn`.
@@ -99,10 +104,9 @@ def train(
     Interrupted: after SIGTERM, with the state saved.
   """
   workdir = Path(workdir)
-  steps = config.steps
 
   # Plan: shapes and layout of the state, without allocating it.
-  optimizer = make_optimizer(config.optimizer, steps)
+  optimizer = make_optimizer(optimizer_config, steps)
   create = partial(state_lib.create, optimizer=optimizer, key=jax.random.key(seed))
   abstract = jax.eval_shape(create, params)
   sharding = fsdp_sharding(mesh, abstract)
@@ -112,13 +116,13 @@ def train(
 
   with _sigterm_noted() as sigterm, Checkpoints(workdir / "checkpoints", config.max_to_keep) as checkpoints:
     # Restore, or initialize.
-    start = checkpoints.latest_step() or 0
-    if start:
-      to_restore = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, sharding)
-      state, meta = checkpoints.restore(to_restore, data)
+    to_restore = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, sharding)
+    if restored := checkpoints.restore(to_restore, data):
+      state, meta = restored
       frozen_lib.check_hashes(meta["frozen"], hashes, str(workdir / "checkpoints"))
     else:
       state, meta = jax.jit(create, out_shardings=sharding)(params), {"losses": [], "window": []}
+    start = int(state.step)
     watch = guard.LossGuard(config.explode_factor, meta["losses"])
     window = meta["window"]  # metrics of the steps since the last log line
 

@@ -3,14 +3,14 @@
 import jax
 import optax
 from jaxtyping import Array, PyTree
-from ml_collections import ConfigDict
 
 from kairos_jax.errors import KairosError
+from kairos_jax.training.run_config import OptimizerConfig
 
 _DECAYED = ("kernel", "embedding")
 
 
-def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
+def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
   """Returns step -> learning rate: linear warm-up from 0, then constant or cosine down to `end_lr_factor` x peak.
 
   Args:
@@ -18,17 +18,14 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     steps: length of the run in updates, warm-up included.
 
   Raises:
-    KairosError: for an unknown schedule, or a warm-up that fills the whole run.
+    KairosError: for a warm-up that fills the whole run.
   """
   if not 0 <= config.warmup_steps < steps:
     raise KairosError(f"optimizer.warmup_steps is {config.warmup_steps}: allowed are 0 to {steps - 1} (steps - 1)")
-  match config.schedule:
-    case "constant":
-      after = optax.constant_schedule(config.peak_lr)
-    case "cosine":
-      after = optax.cosine_decay_schedule(config.peak_lr, steps - config.warmup_steps, alpha=config.end_lr_factor)
-    case unknown:
-      raise KairosError(f"optimizer.schedule is {unknown!r}: allowed are 'cosine' and 'constant'")
+  if config.schedule == "constant":
+    after = optax.constant_schedule(config.peak_lr)
+  else:
+    after = optax.cosine_decay_schedule(config.peak_lr, steps - config.warmup_steps, alpha=config.end_lr_factor)
   if not config.warmup_steps:
     return after
   warmup = optax.linear_schedule(0.0, config.peak_lr, config.warmup_steps)
@@ -43,11 +40,11 @@ def decay_mask(params: PyTree[Array]) -> PyTree[bool]:
   return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in _DECAYED, params)
 
 
-def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
   """Returns global-norm clipping followed by AdamW.
 
   Args:
-    config: peak_lr, warmup_steps, schedule ("cosine" | "constant"), end_lr_factor, weight_decay, clip_norm, b1, b2.
+    config: of the stage.
     steps: length of the run in updates.
   """
   return optax.chain(

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import jax
@@ -117,3 +118,67 @@ def test_load_params_without_a_checkpoint(tmp_path):
 
 def test_meta_is_plain_json(folder):
   assert json.loads((folder / "3/meta/metadata").read_text()) == {"window": [0.1, 3]}
+
+
+DAMAGED = [
+  "_CHECKPOINT_METADATA",
+  "state/_METADATA",
+  "state/manifest.ocdbt",
+  "state/d/*",
+  "state/ocdbt.process_0/d/*",
+  "data/process_0-of-1.json",
+  "meta/metadata",
+]
+
+
+@pytest.mark.parametrize("part", [0, 0.5])
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_the_next_older_step_takes_the_place_of_a_damaged_one(folder, damaged, part, caplog):
+  truncate(folder / "3", damaged, part)
+  undisturbed, resumed = toy.make_data(), toy.make_data()
+  state, meta = restore(folder, resumed)
+  step = int(state.step)
+  # Orbax merges what each process wrote, and reads only some of those files again: unread damage harms nothing.
+  assert step == 2 or "process_0/" in damaged
+  jax.tree.map(np.testing.assert_array_equal, state, state_at(step))
+  assert meta == {"window": [0.1, step]}
+  for _ in range(step):
+    next(undisturbed)
+  assert list(next(resumed)["id"]) == list(next(undisturbed)["id"])
+  assert (folder / "3.damaged").is_dir() == (not (folder / "3").exists()) == (step == 2)
+  assert "\n".join(caplog.messages).count("3.damaged") == (step == 2)
+  with Checkpoints(folder, max_to_keep=2) as checkpoints:  # and the step may be saved again
+    assert checkpoints.latest_step() == step
+    if step == 2:
+      checkpoints.save(state_at(3), {}, resumed)
+  assert restore(folder)[0].step == 3
+
+
+def test_a_step_damaged_twice_is_put_aside_twice(folder):
+  shutil.copytree(folder / "2", folder / "3.damaged")
+  truncate(folder / "3", "meta/metadata", 0)
+  assert restore(folder)[0].step == 2
+  assert (folder / "3.damaged/meta/metadata").read_text() == ""
+
+
+def test_nothing_is_restored_where_all_steps_are_damaged(folder, caplog):
+  for step in ("2", "3"):
+    truncate(folder / step, "state/manifest.ocdbt", 0.5)
+  data = toy.make_data()
+  assert restore(folder, data) is None
+  assert list(next(data)["id"]) == list(next(toy.make_data())["id"])
+  assert sorted(path.name for path in folder.iterdir()) == ["2.damaged", "3.damaged"]
+  assert sum("starts from its beginning" in line for line in caplog.messages) == 1
+
+
+def test_another_model_damages_no_checkpoint(folder):
+  with pytest.raises(KairosError):
+    restore(folder, width=16)
+  assert sorted(path.name for path in folder.iterdir()) == ["2", "3"]
+
+
+def truncate(step, pattern, part):
+  files = [path for path in step.glob(pattern) if path.is_file()]
+  assert files
+  for path in files:
+    os.truncate(path, int(path.stat().st_size * part))

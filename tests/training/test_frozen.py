@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,16 +69,16 @@ def size(tree):
 
 def run(workdir, table, steps=4):
   config = toy.make_config(steps=steps, checkpoint_every=2)
-  config.optimizer.warmup_steps = 1
+  config["optimizer_config"] = dataclasses.replace(config["optimizer_config"], warmup_steps=1)
   return train(
     name="toy",
     loss_fn=served_loss,
     params=toy.make_params(),
     frozen={"served": {"table": table}},
     data=toy.make_data(),
-    config=config,
     workdir=workdir,
     mesh=make_mesh(),
+    **config,
   )
 
 

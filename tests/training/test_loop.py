@@ -15,7 +15,7 @@ from tests.training import toy
 
 def run(workdir, data=None, **changes):
   config = toy.make_config(**{"steps": 12, "log_every": 4, "checkpoint_every": 5} | changes)
-  arguments = dict(name="toy", loss_fn=toy.loss_fn, params=toy.make_params(), config=config, workdir=workdir)
+  arguments = dict(name="toy", loss_fn=toy.loss_fn, params=toy.make_params(), workdir=workdir, **config)
   return train(data=data or toy.make_data(), mesh=make_mesh(), **arguments)
 
 
@@ -59,6 +59,19 @@ def test_nan_batch_stops_before_its_update_and_names_its_records(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, kept, expected)
 
 
+@pytest.mark.parametrize("damaged", [["12"], ["10", "12"]])
+def test_training_goes_on_from_before_a_damaged_checkpoint(tmp_path, damaged):
+  expected = run(tmp_path)
+  metrics = toy.losses(tmp_path)
+  for step in damaged:
+    (tmp_path / "checkpoints" / step / "state/manifest.ocdbt").write_bytes(b"")
+  again = run(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, again, expected)
+  assert toy.losses(tmp_path) == metrics
+  left = {"10", "12", *(f"{step}.damaged" for step in damaged)}
+  assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == left
+
+
 def test_exploding_loss_stops(tmp_path):
   records = records_of_batch(60)
   data = toy.make_data(records=1024, scale_of=lambda index: 100.0 if index in records else 1.0)
@@ -77,7 +90,7 @@ def test_sigterm_saves_and_the_handler_is_given_back(tmp_path):
 
   with pytest.raises(Interrupted) as interrupted:
     run(tmp_path, data=toy.make_data(records=1024, scale_of=terminate), checkpoint_every=100)
-  assert interrupted.value.code == 0
+  assert interrupted.value.code == 128 + signal.SIGTERM
   assert signal.getsignal(signal.SIGTERM) is handler
   (saved,) = (tmp_path / "checkpoints").iterdir()
   assert 1 <= int(saved.name) <= 7  # records are read ahead

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ def test_decay_mask_goes_by_name_not_by_rank():
 
 
 def test_only_matrices_decay():
-  config = toy.make_config(10).optimizer
-  config.update(weight_decay=0.5, warmup_steps=0, schedule="constant", peak_lr=0.1)
+  config = dataclasses.replace(
+    toy.make_config(10)["optimizer_config"], weight_decay=0.5, warmup_steps=0, schedule="constant", peak_lr=0.1
+  )
   params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((2, 2))}
   optimizer = make_optimizer(config, steps=10)
   zeros = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros((2, 2))}
@@ -26,16 +29,14 @@ def test_only_matrices_decay():
 
 
 def test_schedules():
-  config = toy.make_config(25).optimizer  # 5 steps of warm-up
+  config = toy.make_config(25)["optimizer_config"]  # 5 steps of warm-up
   cosine = make_schedule(config, 25)
   np.testing.assert_allclose([cosine(n) for n in (0, 1, 5, 15, 25)], [0, 2e-3, 1e-2, 5.5e-3, 1e-3], rtol=1e-5)
-  config.schedule = "constant"
+  config = dataclasses.replace(config, schedule="constant")
   np.testing.assert_allclose([make_schedule(config, 25)(n) for n in (1, 5, 24)], [2e-3, 1e-2, 1e-2], rtol=1e-5)
 
 
-@pytest.mark.parametrize("change", [{"schedule": "linear"}, {"warmup_steps": 25}])
-def test_bad_config_is_one_line(change):
-  config = toy.make_config(25).optimizer
-  config.update(change)
-  with pytest.raises(KairosError, match=f"optimizer.{next(iter(change))} is .*allowed"):
+def test_a_warm_up_that_fills_the_run_is_one_line():
+  config = dataclasses.replace(toy.make_config(25)["optimizer_config"], warmup_steps=25)
+  with pytest.raises(KairosError, match="optimizer.warmup_steps is .*allowed"):
     make_schedule(config, 25)

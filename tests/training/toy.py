@@ -1,5 +1,6 @@
 """A tiny problem for the loop's tests, also run as a program: python -m tests.training.toy WORKDIR."""
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -8,14 +9,17 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+
+from kairos_jax.training.run_config import OptimizerConfig, TrainConfig
 
 
 def make_config(steps, **changes):
+  """Arguments of `train`: config, optimizer_config, steps."""
   optimizer = dict(peak_lr=1e-2, warmup_steps=5, schedule="cosine", end_lr_factor=0.1)
   optimizer |= dict(weight_decay=0.01, clip_norm=1.0, b1=0.9, b2=0.95)
   config = dict(steps=steps, log_every=3, checkpoint_every=10, max_to_keep=2, ema_decay=0.99, grad_accum_steps=2)
-  return ConfigDict(config | dict(explode_factor=20.0, optimizer=optimizer) | changes)
+  config |= dict(batch_size=8, explode_factor=20.0) | changes
+  return dict(config=TrainConfig(**config), optimizer_config=OptimizerConfig(**optimizer), steps=steps)
 
 
 def make_params(width=32):
@@ -63,7 +67,7 @@ if __name__ == "__main__":
 
   workdir, steps = Path(sys.argv[1]), int(sys.argv[2])
   config = make_config(steps)
-  claim_workdir(workdir, config)
-  arguments = dict(name="toy", loss_fn=loss_fn, params=make_params(), config=config, workdir=workdir, mesh=make_mesh())
-  final = train(data=make_data(pause=0.002), **arguments)
+  arguments = dict(name="toy", loss_fn=loss_fn, params=make_params(), workdir=workdir, mesh=make_mesh(), **config)
+  with claim_workdir(workdir, dataclasses.asdict(config["config"])):
+    final = train(data=make_data(pause=0.002), **arguments)
   np.savez(workdir / "final.npz", *jax.tree.leaves(final))

@@ -1,0 +1,301 @@
+"""One typed configuration of a run. Experiments stay short programs; what they return is parsed once, before any file.
+
+`parse_run` refuses an unknown key, a value of another type and a value out of its range, in one line that names the
+key, the value and what is allowed. The loop and the curriculum see these dataclasses alone.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from data_pipelines.curriculum import Mixture
+from kairos_jax import assembly
+from kairos_jax.errors import KairosError
+from kairos_jax.flow.objective import ObjectiveConfig
+from kairos_jax.interfaces import num_frames, num_latents
+from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig
+from kairos_jax.training.parse import OPERATIONAL, Range, operational_keys, parse, parse_fields
+
+Natural = Annotated[int, Range(0)]
+Count = Annotated[int, Range(1)]
+Share = Annotated[float, Range(0, 1)]
+Positive = Annotated[float, Range(0, exclusive=True)]
+Weights = Mapping[str, Annotated[float, Range(0)]]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """What is read: {folder}/{source} for each source, in samples of `frames` frames at `video_fps` Hz."""
+
+  folder: str
+  sources: tuple[str, ...]
+  frames: Count
+  video_fps: Positive
+  action_horizon: Count
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """The towers.
+
+  Attributes:
+    dtype: of the computation.
+    kernels: which implementation of the operations runs, see `VideoConfig`.
+    video, action: fields of `VideoConfig` and `ActionConfig` but those that follow from the rest of the config.
+  """
+
+  video: Mapping[str, Any]
+  action: Mapping[str, Any]
+  dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+  remat: Literal["none", "dots", "full"] = "none"
+  kernels: Literal["auto", "xla", "pallas_tpu", "pallas_gpu"] = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """AdamW after a clip of the gradients' norm; see `optimizer.make_optimizer`."""
+
+  peak_lr: Positive
+  weight_decay: Annotated[float, Range(0)]
+  schedule: Literal["cosine", "constant"]
+  warmup_steps: Natural
+  end_lr_factor: Share
+  clip_norm: Positive
+  b1: Share
+  b2: Share
+
+
+@dataclasses.dataclass(frozen=True)
+class RecoveryConfig:
+  """What happens where the loss is not finite or explodes, before the run is given up.
+
+  Attributes:
+    attempts: how often a stage goes back to its last regular checkpoint, leaves the batch out and goes on.
+    lr_factor: each time, what the learning rate is multiplied with from there on.
+  """
+
+  attempts: Count = 2
+  lr_factor: Annotated[float, Range(0, 1, exclusive=True)] = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """How long and how; `steps` are those of all stages. Operational fields may change when a run goes on.
+
+  Attributes:
+    text_dropout, action_weight, chunks_per_clip: see `ObjectiveConfig`.
+    explode_factor: a loss above this many times the running median is refused.
+    max_to_keep: of the newest checkpoints.
+  """
+
+  steps: Count
+  batch_size: Count
+  ema_decay: Share
+  explode_factor: Annotated[float, Range(1, exclusive=True), OPERATIONAL]
+  log_every: Annotated[int, Range(1), OPERATIONAL]
+  checkpoint_every: Annotated[int, Range(1), OPERATIONAL]
+  max_to_keep: Annotated[int, Range(1), OPERATIONAL]
+  grad_accum_steps: Count = 1
+  text_dropout: Share = 0.1
+  action_weight: Annotated[float, Range(0)] = 1.0
+  chunks_per_clip: Count = 1
+  recovery: RecoveryConfig | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureConfig:
+  """Weights of the sources at a stage's start and end."""
+
+  start: Weights
+  end: Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+  """One stage.
+
+  Attributes:
+    share: of the run's steps.
+    actions: whether the action tower trains too.
+    mixture, crop, instruction_share: see `data_pipelines.loader.make_loader`.
+    tasks, max_observed: see `ObjectiveConfig`.
+    optimizer: `config.optimizer` with what the stage says itself.
+    frozen: patterns of the parameters that do not train in this stage, see `frozen.split`.
+  """
+
+  share: Positive
+  actions: bool
+  mixture: MixtureConfig
+  instruction_share: tuple[Share, Share]
+  tasks: Weights
+  max_observed: Count
+  crop: Literal["start", "random", "anywhere"]
+  optimizer: OptimizerConfig
+  frozen: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationConfig:
+  """Losses on clips that no stage trains on.
+
+  Attributes:
+    source: the last `clips` records of this source are held out.
+    stages: during which this is done.
+    every: in steps; also done after the last.
+    levels: noise levels sigma at which the losses are taken.
+    keep_best: name of a validation metric; the checkpoint where it was lowest is kept too.
+  """
+
+  source: str
+  clips: Count
+  stages: tuple[str, ...]
+  every: Annotated[int, Range(1), OPERATIONAL]
+  levels: tuple[Annotated[float, Range(0, 1, exclusive=True)], ...] = (0.25, 0.5, 0.75)
+  keep_best: Annotated[str | None, OPERATIONAL] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """A run.
+
+  Attributes:
+    order: of the stages.
+    codec, bridge: kind and options, see `kairos_jax.assembly`.
+    init_from: a run's stage, a saved model or a released safetensors file to start from.
+    platform: where the run must be; None takes the one that JAX finds.
+  """
+
+  seed: Natural
+  order: tuple[str, ...]
+  data: DataConfig
+  codec: Mapping[str, Any]
+  bridge: Mapping[str, Any]
+  model: ModelConfig
+  train: TrainConfig
+  stages: Mapping[str, StageConfig]
+  validation: ValidationConfig | None = None
+  init_from: str | None = None
+  platform: Literal["cpu", "gpu", "tpu"] | None = None
+
+
+OPERATIONAL_KEYS = frozenset(operational_keys(RunConfig))
+
+
+def parse_run(config: ConfigDict) -> RunConfig:
+  """The experiment's config, checked.
+
+  Raises:
+    KairosError: a key is unknown or missing, a value is not allowed, or two of them do not go together.
+  """
+  values = config.to_dict()
+  shared = values.pop("optimizer", {})
+  parse_fields(OptimizerConfig, shared, "optimizer", partial=True)  # so that a mistake is named where it was made
+  if isinstance(stages := values.get("stages"), Mapping):
+    values["stages"] = {name: _with_optimizer(stage, shared) for name, stage in stages.items()}
+  run = parse(RunConfig, values, "")
+  _check_names(run)
+  codec = assembly.make_codec(run.codec)
+  if num_frames(codec, num_latents(codec, run.data.frames)) != run.data.frames or run.data.frames < codec.first_frames:
+    allowed = f"{codec.first_frames} + a multiple of {codec.time_stride}, whole latents of the codec"
+    raise KairosError(f"config key data.frames is {run.data.frames}; allowed: {allowed}")
+  for name, stage in run.stages.items():
+    _check_stage(run, name, stage)
+  stage_steps(run)
+  return run
+
+
+def stage_steps(run: RunConfig) -> dict[str, int]:
+  """Optimizer steps of each stage, in order: `train.steps` split by the stages' shares.
+
+  Raises:
+    KairosError: shares do not sum to 1, or a stage would have no step.
+  """
+  shares = [run.stages[name].share for name in run.order]
+  if abs(sum(shares) - 1) > 1e-6:
+    raise KairosError(f"shares of the stages in config key order are {shares}; they must sum to 1")
+  ends = [round(run.train.steps * total) for total in itertools.accumulate(shares)]
+  steps = [end - start for start, end in itertools.pairwise([0, *ends])]
+  if min(steps) < 1:
+    raise KairosError(f"config key train.steps is {run.train.steps}; allowed: enough for {len(steps)} stages")
+  return dict(zip(run.order, steps, strict=True))
+
+
+def model_config(run: RunConfig, *, with_actions: bool) -> WorldActionConfig:
+  """The towers that the config describes, as the model's own dataclasses.
+
+  Raises:
+    KairosError: an unknown or forbidden field, or sizes that do not go together.
+  """
+  shared = dict(
+    dtype=jnp.dtype(run.model.dtype).type,
+    remat=run.model.remat,
+    kernels=run.model.kernels,
+    text_dim=assembly.make_encoder(run.bridge).text_dim,
+  )
+  channels = assembly.make_codec(run.codec).channels
+  video = _tower(VideoConfig, run.model.video, "model.video", {**shared, "channels": channels})
+  if not with_actions:
+    return WorldActionConfig(video=video, action=None)
+  follows = {**shared, "attention_dim": video.dim, "heads": video.heads}
+  return WorldActionConfig(video=video, action=_tower(ActionConfig, run.model.action, "model.action", follows))
+
+
+def objective_config(run: RunConfig, name: str) -> ObjectiveConfig:
+  """What the stage trains."""
+  stage = run.stages[name]
+  return ObjectiveConfig(
+    tasks=stage.tasks,
+    text_dropout=run.train.text_dropout,
+    max_observed=stage.max_observed,
+    action_horizon=run.data.action_horizon if stage.actions else 0,
+    action_weight=run.train.action_weight,
+    chunks_per_clip=run.train.chunks_per_clip,
+  )
+
+
+def _with_optimizer(stage: Any, shared: Mapping[str, Any]) -> Any:
+  if not isinstance(stage, Mapping) or not isinstance(stage.get("optimizer", {}), Mapping):
+    return stage
+  return {**stage, "optimizer": {**shared, **stage.get("optimizer", {})}}
+
+
+def _tower(kind: Any, values: Mapping[str, Any], key: str, follows: Mapping[str, Any]) -> Any:
+  """A tower's config; `follows` are the fields that the rest of the config decides."""
+  for name in values:
+    if name in follows:
+      raise KairosError(f"config key {key}.{name} is {values[name]!r}; allowed: nothing, it follows from other keys")
+  fields = parse_fields(kind, values, key, partial=True)
+  for name, value in fields.items():
+    if type(value) is int and value < 1:
+      raise KairosError(f"config key {key}.{name} is {value}; allowed: a whole number at least 1")
+  return kind(**fields, **follows)
+
+
+def _check_names(run: RunConfig) -> None:
+  """That sources and stages are there under the names by which others call them."""
+  calls: list[tuple[str, str, Collection[str]]] = [("order", name, run.stages) for name in run.order]
+  for stage, config in run.stages.items():
+    for end in ("start", "end"):
+      calls += [(f"stages.{stage}.mixture.{end}", name, run.data.sources) for name in getattr(config.mixture, end)]
+  if run.validation:
+    calls += [("validation.source", run.validation.source, run.data.sources)]
+    calls += [("validation.stages", name, run.order) for name in run.validation.stages]
+  for key, name, known in calls:
+    if name not in known:
+      raise KairosError(f"config key {key} names {name!r}; allowed: {', '.join(known)}")
+  if not run.order or len(set(run.order)) < len(run.order):
+    raise KairosError(f"config key order is {run.order}; allowed: names of stages, each once, at least one")
+
+
+def _check_stage(run: RunConfig, name: str, stage: StageConfig) -> None:
+  """That what the stage is made of can be made."""
+  try:
+    Mixture(stage.mixture.start, stage.mixture.end)
+    objective_config(run, name)
+  except KairosError as error:
+    raise KairosError(f"config key stages.{name}: {error}") from None
+  model_config(run, with_actions=stage.actions)
