@@ -29,6 +29,7 @@ from kairos_jax.interfaces import ContextEncoder, VideoCodec, num_frames, num_la
 from kairos_jax.interop.saved_model import SavedModel
 from kairos_jax.interop.saved_model import save as save_model
 from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig, WorldActionModel
+from kairos_jax.model.config import named_dtype
 from kairos_jax.model.initialize import interpolate_video
 from kairos_jax.model.world_action import init_params
 from kairos_jax.parallel.mesh import make_mesh
@@ -53,8 +54,10 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     The model's folder.
 
   Raises:
-    KairosError: the folder belongs to another config or process, the data cannot be read, or training failed.
+    KairosError: the config is at fault (nothing was written then), the folder belongs to another config or process,
+      the data cannot be read, or training failed.
   """
+  _check(config)
   with claim_workdir(workdir, config):
     return run_claimed(config, Path(workdir))
 
@@ -134,6 +137,15 @@ def run_claimed(config: ConfigDict, workdir: Path) -> Path:
   return workdir / "model"
 
 
+def _check(config: ConfigDict) -> None:
+  """Builds all that the config alone decides: a folder claimed by a mistake would refuse the config put right."""
+  seeds.derive(config.seed)
+  assembly.make_codec(config.codec.to_dict())
+  assembly.make_encoder(config.bridge.to_dict())
+  model_config(config, with_actions=True)
+  stage_steps(config)
+
+
 def stage_steps(config: ConfigDict) -> dict[str, int]:
   """Optimizer steps of each stage, in order: `config.train.steps` split by the stages' shares.
 
@@ -155,7 +167,7 @@ def stage_steps(config: ConfigDict) -> dict[str, int]:
 
 def model_config(config: ConfigDict, *, with_actions: bool) -> WorldActionConfig:
   """The towers that `config.model` describes, as the model's own dataclasses."""
-  dtype = dict(dtype=jnp.dtype(config.model.dtype).type, remat=config.model.remat, text_dim=config.bridge.text_dim)
+  dtype = dict(dtype=named_dtype(config.model.dtype), remat=config.model.remat, text_dim=config.bridge.text_dim)
   video = {**config.model.video.to_dict(), "layers": tuple(config.model.video.layers)}
   action = config.model.action.to_dict()
   return WorldActionConfig(
