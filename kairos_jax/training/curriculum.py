@@ -21,6 +21,7 @@ from data_pipelines.curriculum import Mixture
 from data_pipelines.loader import make_loader
 from data_pipelines.normalize import EmbodimentNormalizer, make_normalizers
 from data_pipelines.records import Clip
+from data_pipelines.shards import read_manifest
 from data_pipelines.source import ArrayRecordSource, ReadReport, Source
 from kairos_jax import assembly, files, seeds
 from kairos_jax.errors import KairosError
@@ -54,10 +55,13 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     The model's folder.
 
   Raises:
-    KairosError: the config is at fault (nothing was written then), the folder belongs to another config or process,
-      the data cannot be read, or training failed.
+    KairosError: the config is at fault or a dataset is not there (nothing was written then), the folder belongs to
+      another config or process, the data cannot be read, or training failed.
   """
+  # A folder claimed by a mistake would refuse the config put right.
   _check(config)
+  for name in config.data.sources:
+    read_manifest(Path(config.data.folder) / name)
   with claim_workdir(workdir, config):
     return run_claimed(config, Path(workdir))
 
@@ -138,7 +142,7 @@ def run_claimed(config: ConfigDict, workdir: Path) -> Path:
 
 
 def _check(config: ConfigDict) -> None:
-  """Builds all that the config alone decides: a folder claimed by a mistake would refuse the config put right."""
+  """Builds all that the config alone decides, for the errors it raises."""
   seeds.derive(config.seed)
   assembly.make_codec(config.codec.to_dict())
   assembly.make_encoder(config.bridge.to_dict())

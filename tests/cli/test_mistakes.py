@@ -46,11 +46,12 @@ def test_a_source_that_is_not_there(fails, tmp_path):
   data = [f"--config.data.folder={tmp_path}", "--config.data.sources=('physics', 'robt')"]
   err = fails("train", f"--config={EXPERIMENT}", f"--workdir={tmp_path / 'run'}", *data)
   assert f"no dataset in {tmp_path}/physics: dataset.json is missing" in err
+  assert not (tmp_path / "run").exists()
 
 
 def test_a_workdir_that_is_a_file(fails, tmp_path):
   (tmp_path / "file").touch()
-  err = fails("train", f"--config={EXPERIMENT}", f"--workdir={tmp_path / 'file'}")
+  err = fails("train", f"--config={EXPERIMENT}", f"--workdir={tmp_path / 'file'}", "--config.data.sources=()")
   assert f"{tmp_path / 'file'} cannot hold a run: File exists" in err
 
 
