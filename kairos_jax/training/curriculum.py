@@ -23,6 +23,7 @@ from data_pipelines.curriculum import Mixture
 from data_pipelines.loader import make_loader
 from data_pipelines.normalize import EmbodimentNormalizer, make_normalizers
 from data_pipelines.records import Clip
+from data_pipelines.shards import read_manifest
 from data_pipelines.source import ArrayRecordSource, ReadReport, Source
 from kairos_jax import assembly, console, files, seeds
 from kairos_jax.errors import KairosError
@@ -64,9 +65,12 @@ def run(experiment: ConfigDict, workdir: str | Path) -> Path:
     The model's folder.
 
   Raises:
-    KairosError: the config is not allowed, the folder belongs to another config or process, the data cannot be read,
-      or training failed.
+    KairosError: the config is not allowed or a dataset is not there (then nothing was written), the folder belongs to
+      another config or process, the data cannot be read, or training failed.
   """
+  data = parse_run(experiment).data
+  for name in data.sources:
+    read_manifest(Path(data.folder) / name)
   with claim(experiment, workdir) as config:
     return run_claimed(config, Path(workdir))
 
