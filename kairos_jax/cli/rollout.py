@@ -41,7 +41,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   """Streams one rollout to files.
 
   Raises:
-    KairosError: an argument too many, no model there, one whose memory would grow, or no OpenGL.
+    KairosError: an argument too many, endless minutes, no model there, one whose memory would grow, or no OpenGL.
   """
   from rich.console import Console
   from rich.progress import Progress
@@ -55,6 +55,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
   if arguments:
     raise KairosError(f"rollout takes no argument but flags; got {' '.join(arguments)}")
+  if not math.isfinite(values.minutes):  # NaN passes the flag's own bound
+    raise KairosError(f"flag --minutes={values.minutes}: a finite number is needed")
   model = runtime.load(values.model)
   fps = model.saved.video_fps
   chunks = math.ceil(values.minutes * 60 * fps / _CHUNK)

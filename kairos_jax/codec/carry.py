@@ -51,6 +51,10 @@ class CarryCodec:
   time_stride: ClassVar[int] = PcaCodec.time_stride
   space_stride: ClassVar[int] = PcaCodec.space_stride
 
+  def __post_init__(self):
+    """KairosError if there are not so many channels; see `PcaCodec`."""
+    PcaCodec(self.channels)
+
   @property
   def _pca(self) -> PcaCodec:
     return PcaCodec(self.channels)

@@ -10,6 +10,15 @@ from pallas_kernels.window_attention import MaskRule
 
 LAYER_KINDS = ("SWA", "DSWA", "FA", "GATED")
 Kernels = Literal["auto", "xla", "pallas_tpu", "pallas_gpu"]
+REMAT = ("none", "dots", "full")
+DTYPES = ("float32", "bfloat16", "float16")  # by name; in code any floating type will do
+
+
+def _check_computation(tower: str, remat: str, dtype: Any) -> None:
+  if remat not in REMAT:
+    raise KairosError(f"{tower} remat is {remat!r}; allowed: {', '.join(REMAT)}")
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise KairosError(f"{tower} dtype is {jnp.dtype(dtype).name}; allowed: floating types, as {', '.join(DTYPES)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +60,7 @@ class VideoConfig:
   kernels: Kernels = "auto"
 
   def __post_init__(self):
+    _check_computation("video", self.remat, self.dtype)
     unknown = sorted(set(self.layers) - set(LAYER_KINDS))
     if unknown or not self.layers:
       raise KairosError(
@@ -123,6 +133,9 @@ class ActionConfig:
   dtype: Any = jnp.float32
   kernels: Kernels = "auto"
 
+  def __post_init__(self):
+    _check_computation("action", self.remat, self.dtype)
+
 
 @dataclasses.dataclass(frozen=True)
 class WorldActionConfig:
@@ -140,6 +153,17 @@ class WorldActionConfig:
         f"action tower (attention_dim, heads, text_dim) is {(action.attention_dim, action.heads, action.text_dim)}; "
         f"it must equal the video tower's {(video.dim, video.heads, video.text_dim)}"
       )
+
+
+def named_dtype(name: str) -> Any:
+  """The type of the computation by its name, as in `config.model.dtype`.
+
+  Raises:
+    KairosError: it is not one of `DTYPES`.
+  """
+  if name not in DTYPES:
+    raise KairosError(f"model.dtype is {name!r}; allowed: {', '.join(DTYPES)}")
+  return jnp.dtype(name).type
 
 
 def named_config(name: str) -> WorldActionConfig:

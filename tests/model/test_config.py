@@ -37,6 +37,10 @@ def test_frames_in_view(kind, changes, frames):
     (lambda: WorldActionConfig(action=ActionConfig(attention_dim=1024)), "must equal"),
     (lambda: WorldActionConfig(action=ActionConfig(heads=10)), "must equal"),
     (lambda: WorldActionConfig(action=ActionConfig(text_dim=10)), "must equal"),
+    (lambda: VideoConfig(remat="dot"), "video remat is 'dot'; allowed: none, dots, full"),
+    (lambda: ActionConfig(remat="all"), "action remat is 'all'; allowed: none, dots, full"),
+    (lambda: VideoConfig(dtype="int32"), "video dtype is int32; allowed: floating types"),
+    (lambda: ActionConfig(dtype=bool), "action dtype is bool; allowed: floating types"),
     (lambda: named_config("kairos_40b"), "kairos_4b_wam, kairos_4b_video"),
   ],
 )
