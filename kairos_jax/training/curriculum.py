@@ -65,22 +65,28 @@ def run(experiment: ConfigDict, workdir: str | Path) -> Path:
     The model's folder.
 
   Raises:
-    KairosError: the config is not allowed or a dataset is not there (then nothing was written), the folder belongs to
+    KairosError: the config is at fault or a dataset is not there (nothing was written then), the folder belongs to
       another config or process, the data cannot be read, or training failed.
   """
-  data = parse_run(experiment).data
-  for name in data.sources:
-    read_manifest(Path(data.folder) / name)
-  with claim(experiment, workdir) as config:
+  config = check(experiment)
+  for name in config.data.sources:
+    read_manifest(Path(config.data.folder) / name)
+  with claim(experiment, workdir):
     return run_claimed(config, Path(workdir))
+
+
+def check(experiment: ConfigDict) -> RunConfig:
+  """The config, parsed; KairosError if it is not allowed or not for this machine."""
+  config = parse_run(experiment)
+  if config.platform not in (None, jax.default_backend()):
+    raise KairosError(f"config key platform is {config.platform!r}; this machine has {jax.default_backend()!r}")
+  return config
 
 
 @contextmanager
 def claim(experiment: ConfigDict, workdir: Path | str) -> Iterator[RunConfig]:
-  """Parses the config and, if it is allowed, holds the folder for the block; see `claim_workdir`."""
-  config = parse_run(experiment)
-  if config.platform not in (None, jax.default_backend()):
-    raise KairosError(f"config key platform is {config.platform!r}; this machine has {jax.default_backend()!r}")
+  """Checks the config and, if it is allowed, holds the folder for the block; see `claim_workdir`."""
+  config = check(experiment)
   with claim_workdir(workdir, dataclasses.asdict(config), OPERATIONAL_KEYS):
     yield config
 

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from data_pipelines.curriculum import Mixture
@@ -18,6 +17,7 @@ from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import ObjectiveConfig
 from kairos_jax.interfaces import num_frames, num_latents
 from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig
+from kairos_jax.model.config import named_dtype
 from kairos_jax.training.parse import OPERATIONAL, Range, operational_keys, parse, parse_fields
 
 Natural = Annotated[int, Range(0)]
@@ -231,7 +231,7 @@ def model_config(run: RunConfig, *, with_actions: bool) -> WorldActionConfig:
     KairosError: an unknown or forbidden field, or sizes that do not go together.
   """
   shared = dict(
-    dtype=jnp.dtype(run.model.dtype).type,
+    dtype=named_dtype(run.model.dtype),
     remat=run.model.remat,
     kernels=run.model.kernels,
     text_dim=assembly.make_encoder(run.bridge).text_dim,
