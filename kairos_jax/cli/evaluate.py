@@ -21,7 +21,6 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   del argv
   flags.DEFINE_string("model", None, "folder of a run or of its model", flag_values=table)
   flags.DEFINE_integer("episodes", 100, "unseen episodes for each policy", lower_bound=1, flag_values=table)
-  flags.DEFINE_integer("size", 48, "pixels, as in training", lower_bound=16, flag_values=table)
   flags.DEFINE_string("policies", None, "which, separated by commas (default: all)", flag_values=table)
   flags.DEFINE_string("out", None, "also write the rates and their intervals to this file, as JSON", flag_values=table)
 
@@ -46,7 +45,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
       f"no policy {unknown[0]!r}{arguments.did_you_mean(unknown[0], known)}; there are {','.join(known)}"
     )
   model = kairos_jax.load(values.model)
-  outcomes = closed_loop.compare(model, names, episodes=values.episodes, size=values.size)
+  outcomes = closed_loop.compare(model, names, episodes=values.episodes)
   rates = {name: wilson(int(outcome.success.sum()), len(outcome.success)) for name, outcome in outcomes.items()}
   for name, (rate, low, high) in rates.items():
     print(f"{name:8} {rate:.2f}  ({low:.2f} to {high:.2f})")

@@ -34,7 +34,6 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_float("minutes", 10.0, "of video to imagine", lower_bound=0.01, flag_values=table)
   flags.DEFINE_string("out", None, "folder to write to (default MODEL/rollout)", flag_values=table)
   flags.DEFINE_integer("seed", 0, "of the episode and of the noise", lower_bound=0, flag_values=table)
-  flags.DEFINE_integer("size", 48, "height and width the model was trained on, pixels", 16, flag_values=table)
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
@@ -62,7 +61,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   chunks = math.ceil(values.minutes * 60 * fps / _CHUNK)
   require_constant_size(model.saved.model_config)
   # A seed of its own: the clips of small seeds are what models are trained on.
-  clip = next(generate.generate("robot", 1, seeds.derive(values.seed, "evaluation", "rollout"), values.size))
+  clip = next(
+    generate.generate("robot", 1, seeds.derive(values.seed, "evaluation", "rollout"), model.saved.frame_size[0])
+  )
   seen = embodiments.compose(embodiments.get(clip.embodiment), clip.cameras)[:_SEEN_FRAMES]
 
   out = Path(values.out or Path(values.model, "rollout"))

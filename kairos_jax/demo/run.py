@@ -81,7 +81,7 @@ def _run_claimed(config: ConfigDict, run_config: RunConfig, out: Path, scale: Sc
   model = kairos_jax.load(curriculum.run_claimed(run_config, out))
 
   logging.info("3/5 closed loop: %d unseen episodes for each policy", scale.episodes)
-  outcomes = closed_loop.compare(model, list(closed_loop.POLICIES), episodes=scale.episodes, size=scale.size)
+  outcomes = closed_loop.compare(model, list(closed_loop.POLICIES), episodes=scale.episodes)
   media.write_mp4(
     out / "closed_loop.mp4", imagination.mosaic(outcomes["model"].frames[:8], columns=4), config.data.video_fps
   )

@@ -19,7 +19,7 @@ def folder(tmp_path, tiny_saved, monkeypatch):
   """A run's folder with a tiny model; episodes are not run, their outcomes are those of WON."""
   saved_model.save(tmp_path / "model", tiny_saved)
 
-  def compare(model, names, *, episodes, size):
+  def compare(model, names, *, episodes):
     return {name: Outcome(np.arange(episodes) < WON[name], []) for name in names}
 
   monkeypatch.setattr(closed_loop, "compare", compare)

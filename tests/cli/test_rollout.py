@@ -29,7 +29,7 @@ def folder(tmp_path, tiny_saved, monkeypatch):
 
 
 def test_what_it_writes_and_says(folder, capsys):
-  assert cli.main(["rollout", f"--model={folder}", "--minutes=0.1", "--size=16", f"--out={folder}/a/b"]) == 0
+  assert cli.main(["rollout", f"--model={folder}", "--minutes=0.1", f"--out={folder}/a/b"]) == 0
   seed = seeds.derive(0, "evaluation", "rollout")  # seed 0 itself names the clips of the demo's training data
   assert (folder / "asked").read_text() == f"('robot', 1, {seed}, 16)"
   costs = [json.loads(line) for line in (folder / "a/b/rollout.jsonl").read_text().splitlines()]
@@ -50,7 +50,7 @@ def test_an_interrupt_keeps_what_was_written(folder, monkeypatch, capsys):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(rollout, "rollout", interrupted)
-  assert cli.main(["rollout", f"--model={folder}", "--minutes=1", "--size=16"]) == 130
+  assert cli.main(["rollout", f"--model={folder}", "--minutes=1"]) == 130
   assert len(media.read_video(folder / "rollout/rollout.mp4")) == 9 + 32
   assert len((folder / "rollout/rollout.jsonl").read_text().splitlines()) == 2
   assert (folder / "rollout/rollout.png").exists()
@@ -62,7 +62,7 @@ def test_an_interrupt_before_the_first_chunk(folder, monkeypatch):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(rollout, "rollout", interrupted)
-  assert cli.main(["rollout", f"--model={folder}", "--size=16"]) == 130
+  assert cli.main(["rollout", f"--model={folder}"]) == 130
   assert len(media.read_video(folder / "rollout/rollout.mp4")) == 9
 
 
