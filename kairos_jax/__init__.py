@@ -1,9 +1,43 @@
-"""Kairos-JAX: a world-action model in JAX. It imagines what happens next, and acts on it."""
+"""Kairos-JAX: a world-action model in JAX. It imagines what happens next, and acts on it.
+
+`import kairos_jax` costs nothing: a name below is imported when it is first used. Editors complete it all the same.
+"""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_PUBLIC = {
+if TYPE_CHECKING:
+  from kairos_jax import bridge as bridge
+  from kairos_jax import codec as codec
+  from kairos_jax import evaluation as evaluation
+  from kairos_jax import flow as flow
+  from kairos_jax import interfaces as interfaces
+  from kairos_jax import interop as interop
+  from kairos_jax import model as model
+  from kairos_jax import parallel as parallel
+  from kairos_jax import runtime as runtime
+  from kairos_jax import training as training
+  from kairos_jax.errors import KairosError as KairosError
+  from kairos_jax.model import WorldActionModel as WorldActionModel
+  from kairos_jax.model import named_config as named_config
+  from kairos_jax.runtime import Stream as Stream
+  from kairos_jax.runtime import WorldModel as WorldModel
+  from kairos_jax.runtime import load as load
+
+# The names above again, because the block above does not run; tests/test_namespace.py holds the two together.
+_PACKAGES = (
+  "bridge",
+  "codec",
+  "evaluation",
+  "flow",
+  "interfaces",
+  "interop",
+  "model",
+  "parallel",
+  "runtime",
+  "training",
+)
+_NAMES = {
   "KairosError": "kairos_jax.errors",
   "Stream": "kairos_jax.runtime",
   "WorldActionModel": "kairos_jax.model",
@@ -12,11 +46,16 @@ _PUBLIC = {
   "named_config": "kairos_jax.model",
 }
 
-__all__ = list(_PUBLIC)
+__all__ = sorted([*_PACKAGES, *_NAMES])
 
 
 def __getattr__(name: str) -> Any:
-  """Imports a public name when it is first used, so that `import kairos_jax` costs nothing."""
-  if name not in _PUBLIC:
-    raise AttributeError(f"module 'kairos_jax' has no attribute {name!r}")
-  return getattr(importlib.import_module(_PUBLIC[name]), name)
+  if name in _PACKAGES:
+    return importlib.import_module(f"kairos_jax.{name}")
+  if name in _NAMES:
+    return getattr(importlib.import_module(_NAMES[name]), name)
+  raise AttributeError(f"module 'kairos_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__})

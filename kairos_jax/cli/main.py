@@ -12,6 +12,8 @@ import importlib
 import logging as python_logging
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -57,16 +59,30 @@ EXAMPLES = """\
 """
 
 
+# What the file system says of a path that the user named: no right to write, a file for a folder, a folder for a file.
+_REFUSED_BY_THE_SYSTEM = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs one command line (without the program's name) and returns its exit code: its own, or 2 or 130 for an error."""
+  """Runs one command line (without the program's name) and returns its exit code.
+
+  It is the command's own; 2 for a mistake of the user; 130 after Ctrl-C; 1 for an error that nobody foresaw, whose
+  traceback goes to a file.
+  """
   try:
     return _dispatch(list(sys.argv[1:] if argv is None else argv))
   except KairosError as error:
     print(f"kairos: {error}", file=sys.stderr)
     return 2
+  except _REFUSED_BY_THE_SYSTEM as error:
+    print(f"kairos: {error.filename}: {error.strerror}", file=sys.stderr)
+    return 2
   except KeyboardInterrupt:
     print("kairos: interrupted", file=sys.stderr)
     return 130
+  except Exception as error:  # a bug
+    print(_unforeseen(error), file=sys.stderr)
+    return 1
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -93,6 +109,14 @@ def _dispatch(argv: list[str]) -> int:
   flags.FLAGS.mark_as_parsed()  # libraries read absl's own table; it holds nothing of ours
   _log_our_own()
   return command.run(table, positional) or 0
+
+
+def _unforeseen(error: Exception) -> str:
+  """One line about an error that nobody foresaw, and where its traceback was written."""
+  with tempfile.NamedTemporaryFile("w", prefix="kairos-", suffix=".traceback", delete=False) as file:
+    file.write("".join(traceback.format_exception(error)))
+  first = next(iter(str(error).splitlines()), "")
+  return f"kairos: unexpected {type(error).__name__}{': ' if first else ''}{first}; its traceback is in {file.name}"
 
 
 def _log_our_own() -> None:

@@ -15,8 +15,8 @@ UNSEEN = 10_000  # seed of everything that is evaluated on; training uses small 
 # Name -> how the cue is shown, and the policy of a model for a batch of environments.
 POLICIES: dict[str, tuple[Cue, Callable[[WorldModel, Sequence[CueReach]], Policy]]] = {
   "model": ("visible", lambda model, _: model_policy(model, INSTRUCTION)),
-  "model, cue hidden": ("hidden", lambda model, _: model_policy(model, INSTRUCTION)),
-  "model, blind": ("visible", lambda model, _: model_policy(model, INSTRUCTION, blind=True)),
+  "hidden": ("hidden", lambda model, _: model_policy(model, INSTRUCTION)),
+  "blind": ("visible", lambda model, _: model_policy(model, INSTRUCTION, blind=True)),
   "random": ("visible", lambda model, _: random_policy(3, model.codec.time_stride)),
   "expert": (
     "visible",

@@ -134,8 +134,8 @@ def _show_imagination(out: Path, video: np.ndarray, imagined: np.ndarray, fps: f
 def _write_report(out, config, run_config, scale, outcomes, foresight, latencies, summary) -> None:
   notes = {
     "model": "cue visible; pixels, state and instruction in, actions out, no video denoised",
-    "model, cue hidden": "the cue is shown for 4 frames only: a test of memory",
-    "model, blind": "images blanked: what is left is guessing",
+    "hidden": "the cue is shown for 4 frames only: a test of memory",
+    "blind": "images blanked: what is left is guessing",
     "random": "uniform actions",
     "expert": "scripted, knows the answer",
   }

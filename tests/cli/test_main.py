@@ -29,7 +29,9 @@ def run(values, arguments):
   if values.fail == "interrupt":
     raise KeyboardInterrupt
   if values.fail == "bug":
-    raise ZeroDivisionError
+    raise ZeroDivisionError("halves of nothing\\nand more")
+  if values.fail == "system":
+    open("tiny.py/x", "w")
   print(values.config and values.config.train.steps, values.workdir, arguments)
 '''
 
@@ -81,11 +83,23 @@ def test_a_mistake_is_one_line_and_exit_code_2(probe, capsys, argv, line):
   assert not out and err.startswith("kairos: ") and err.count("\n") == 1 and line in err, err
 
 
-def test_interrupt_and_bugs(probe, capsys):
+def test_interrupt(probe, capsys):
   assert probe("--fail=interrupt") == 130
   assert capsys.readouterr().err == "kairos: interrupted\n"
-  with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
-    probe("--fail=bug")
+
+
+def test_a_bug_is_one_line_and_its_traceback_a_file(probe, capsys, tmp_path, monkeypatch):
+  monkeypatch.setattr(cli.tempfile, "tempdir", str(tmp_path))
+  assert probe("--fail=bug") == 1
+  (written,) = tmp_path.glob("kairos-*.traceback")
+  line = f"kairos: unexpected ZeroDivisionError: halves of nothing; its traceback is in {written}\n"
+  assert capsys.readouterr().err == line
+  assert "in run\n" in written.read_text() and written.read_text().startswith("Traceback")
+
+
+def test_what_the_file_system_refuses_is_one_line(probe, capsys):
+  assert probe("--fail=system") == 2
+  assert capsys.readouterr().err == "kairos: tiny.py/x: Not a directory\n"
 
 
 @pytest.mark.parametrize(("device", "asked", "want"), [("", None, "cpu"), ("nvidia0", None, None), ("", "tpu", "tpu")])

@@ -1,76 +1,82 @@
-"""Mistakes a user makes on the command line are told in one line, and leave nothing that refuses the line put right."""
+"""A mistake in a command line or in a file that it names: one line that names it, exit code 2, and no traceback."""
 
-from pathlib import Path
-
+import ml_dtypes
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from kairos_jax import files
+from data_pipelines.simulate import generate
 from kairos_jax.cli import main as cli
 from kairos_jax.interop import saved_model
-from kairos_jax.training import curriculum
 
-EXPERIMENT = Path(__file__).parents[2] / "experiments/cue_reach.py"
-
-
-@pytest.fixture
-def fails(capsys):
-  """Runs a command line that must fail; returns its one line."""
-
-  def run(*argv):
-    assert cli.main(list(argv)) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("kairos: ") and err.count("\n") == 1 and "Traceback" not in err, err
-    return err
-
-  return run
+TRAIN = ("train", "--config=experiments/cue_reach.py")
 
 
-@pytest.mark.parametrize(
-  ("override", "line"),
-  [
-    ("seed=-1", "config key seed is -1; allowed: a whole number at least 0"),
-    ("codec.channels=0", "codec.channels is 0; allowed: whole numbers from 1"),
-    ("codec.channels=1000", "codec.channels is 1000; allowed: 1 to 192"),
-    (
-      "model.dtype=float31",
-      "model.dtype is 'float31'; allowed: 'float32', 'bfloat16', 'float16'; did you mean float",
-    ),
-    ("model.dtype=int32", "model.dtype is 'int32'; allowed: 'float32', 'bfloat16', 'float16'"),
-    ("model.remat=dot", "model.remat is 'dot'; allowed: 'none', 'dots', 'full'; did you mean dots?"),
-    ("train.steps=2", "config key train.steps is 2; allowed: enough for 3 stages"),
-  ],
-)
-def test_a_value_of_the_config(fails, tmp_path, override, line):
-  workdir = tmp_path / "run"
-  assert line in fails("train", f"--config={EXPERIMENT}", f"--workdir={workdir}", f"--config.{override}")
-  assert not workdir.exists()
+def cases():
+  """(name, command line with {tmp} for the files below and {run} for a new folder, what the line must name)."""
+  fresh = "--workdir={run}"
+  yield "workdir is a file", (*TRAIN, "--config.data.folder={tmp}/data", "--workdir={tmp}/file"), "{tmp}/file"
+  yield (
+    "workdir below a file",
+    (*TRAIN, "--config.data.folder={tmp}/data", "--workdir={tmp}/file/run"),
+    "{tmp}/file/run",
+  )
+  yield "seed", (*TRAIN, fresh, "--config.seed=-1"), "seed"
+  yield "channels", (*TRAIN, fresh, "--config.codec.channels=0"), "channels"
+  yield "too many channels", (*TRAIN, fresh, "--config.codec.channels=1000"), "channels is 1000; allowed: 1 to 192"
+  yield "whole numbers", (*TRAIN, fresh, "--config.model.dtype=int32"), "int32"
+  yield "steps", (*TRAIN, fresh, "--config.train.steps=2"), "train.steps"
+  yield "dtype", (*TRAIN, fresh, "--config.model.dtype=float31"), "float31"
+  yield "remat", (*TRAIN, fresh, "--config.model.remat=dot"), "dot"
+  yield "no robot", (*TRAIN, fresh, "--config.data.sources=('physics','hand')"), "robot"
+  yield "no data", (*TRAIN, fresh, "--config.data.folder={tmp}/nowhere"), "nowhere"
+  yield "no frames", (*TRAIN, fresh, "--config.data.frames=0"), "frames"
+  yield "minutes", ("rollout", "--model={tmp}/model", "--minutes=nan"), "minutes"
+  yield "no minutes", ("rollout", "--model={tmp}/model", "--minutes=0"), "minutes"
+  yield "minutes below 0", ("rollout", "--model={tmp}/model", "--minutes=-1"), "minutes"
+  yield "endless", ("rollout", "--model={tmp}/model", "--minutes=inf"), "minutes"
+  yield "no model", ("evaluate", "--model={tmp}/nowhere"), "nowhere"
+  yield "fp8 weights", ("evaluate", "--model={tmp}/fp8"), "F8_E4M3"
+  yield "a weight is missing", ("evaluate", "--model={tmp}/lacking"), "weights.safetensors"
+  yield "weights are cut short", ("evaluate", "--model={tmp}/cut"), "weights.safetensors"
+  yield "description is no JSON", ("evaluate", "--model={tmp}/garbled"), "model.json"
+  yield "policy", ("evaluate", "--model={tmp}/model", "--policies=magic"), "magic"
+  yield "out below a file", ("data", "build", "--out={tmp}/file/x", "--counts=physics:1"), "file"
+  yield "kind", ("data", "build", "--out={tmp}/data", "--counts=ghost:1"), "ghost"
+  yield "folder", ("data", "show", "--folder={tmp}/nowhere"), "nowhere"
+  yield "case", ("parity", "{tmp}/nowhere"), "nowhere"
+  yield "target", ("kernels", "check", "--targets=v99"), "v99"
+  yield "lengths", ("bench", "scaling", "--frames=0,8"), "frames"
 
 
-def test_a_source_that_is_not_there(fails, tmp_path):
-  data = [f"--config.data.folder={tmp_path}", "--config.data.sources=('physics', 'hand', 'robot', 'robt')"]
-  err = fails("train", f"--config={EXPERIMENT}", f"--workdir={tmp_path / 'run'}", *data)
-  assert f"no dataset in {tmp_path}/physics: dataset.json is missing" in err
-  assert not (tmp_path / "run").exists()
+def _params():
+  for name, argv, names in cases():
+    yield pytest.param(argv, names, id=name)
 
 
-def test_a_workdir_that_is_a_file(fails, tmp_path, monkeypatch):
-  monkeypatch.setattr(curriculum, "read_manifest", lambda folder: None)  # as if the data were there
-  (tmp_path / "file").touch()
-  err = fails("train", f"--config={EXPERIMENT}", f"--workdir={tmp_path / 'file'}")
-  assert f"{tmp_path / 'file'} cannot hold a run: File exists" in err
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_saved):
+  """A file where a folder is asked for, a model, and copies of it with one thing wrong."""
+  tmp = tmp_path_factory.mktemp("mistakes")
+  (tmp / "file").write_text("not a folder")
+  for name in ("model", "fp8", "lacking", "cut", "garbled"):
+    saved_model.save(tmp / name, tiny_saved)
+  weights = load_file(tmp / "fp8" / "weights.safetensors")
+  largest = max(weights, key=lambda name: weights[name].size)
+  save_file(weights | {largest: weights[largest].astype(ml_dtypes.float8_e4m3fn)}, tmp / "fp8" / "weights.safetensors")
+  save_file({k: v for k, v in weights.items() if k != largest}, tmp / "lacking" / "weights.safetensors")
+  whole = (tmp / "cut" / "weights.safetensors").read_bytes()
+  (tmp / "cut" / "weights.safetensors").write_bytes(whole[: len(whole) // 2])
+  (tmp / "garbled" / "model.json").write_text("{")
+  generate.build(tmp / "data", dict(physics=1, hand=1, robot=1), 0, 16)
+  return tmp
 
 
-@pytest.mark.parametrize("minutes", ["nan", "inf", "0", "-1"])
-def test_minutes_that_are_no_duration(fails, tmp_path, tiny_saved, minutes):
-  saved_model.save(tmp_path, tiny_saved)
-  assert f"--minutes={minutes}" in fails("rollout", f"--model={tmp_path}", f"--minutes={minutes}")
-  assert not (tmp_path / "rollout").exists()
-
-
-def test_weights_that_lack_a_tensor(fails, tmp_path, tiny_saved):
-  saved_model.save(tmp_path, tiny_saved)
-  weights = files.read_safetensors(tmp_path / "weights.safetensors")
-  name = sorted(name for name in weights if name.startswith("action/"))[3]
-  del weights[name]
-  files.write_safetensors(tmp_path / "weights.safetensors", weights)
-  assert f"weights.safetensors lacks the weight {name!r}" in fails("evaluate", f"--model={tmp_path}")
+@pytest.mark.parametrize(("argv", "names"), list(_params()))
+def test_one_line_that_names_it(folder, tmp_path, capsys, argv, names):
+  run = tmp_path / "run"
+  code = cli.main([word.format(tmp=folder, run=run) for word in argv])
+  err = capsys.readouterr().err
+  assert code == 2, err
+  assert err.startswith("kairos: ") and err.count("\n") == 1 and "Traceback" not in err, err
+  assert names.format(tmp=folder) in err, err
+  assert not run.exists(), "a wrong config claimed the folder of the run"

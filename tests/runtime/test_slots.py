@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kairos_jax import timing
 from kairos_jax.errors import KairosError
 from kairos_jax.runtime import Slots, WorldModel
 from tests import tiny
@@ -199,3 +200,25 @@ def test_a_model_whose_memory_grows_has_no_slots(tiny_saved):
   growing = WorldModel(dataclasses.replace(tiny_saved, model_config=tiny.model_config(video_frames=None)))
   with pytest.raises(KairosError, match="actions read all frames"):
     Slots(growing, 2)
+
+
+@pytest.mark.slow
+def test_eight_positions_cost_what_one_does(model):
+  """A step of eight streams, extend and act, whether they began at one moment or at eight; paired, in turns."""
+  together, apart = Slots(model, 8), Slots(model, 8)
+  start = model.prefill(tiny.frames(1), "push")
+  for slot in range(8):
+    together.insert(slot, start)
+    far = start.memory.replace(position=jnp.full(1, 1 + 977 * slot, jnp.int32))
+    apart.insert(slot, dataclasses.replace(start, memory=far))
+  there, frames, states = list(range(8)), np.stack([tiny.frames(4)] * 8), np.zeros((8, 3))
+
+  def step(slots):
+    slots.extend(there, frames)
+    return slots.act(there, states, seeds=there)
+
+  calls = {"one": lambda: step(together), "eight": lambda: step(apart)}
+  times = timing.measure(calls, rounds=60)
+  ratio = times["eight"].median / times["one"].median
+  print(f"eight positions over one: {ratio:.3f} ({times['eight'].median * 1e3:.1f} ms)")
+  assert ratio < 1.3
