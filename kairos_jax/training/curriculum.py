@@ -34,6 +34,7 @@ from kairos_jax.interop.saved_model import save as save_model
 from kairos_jax.model import ActionConfig, WorldActionConfig, WorldActionModel
 from kairos_jax.model.initialize import interpolate_video
 from kairos_jax.model.world_action import init_params
+from kairos_jax.parallel import process
 from kairos_jax.parallel.mesh import make_mesh
 from kairos_jax.training import frozen as frozen_lib
 from kairos_jax.training import start as start_lib
@@ -104,7 +105,7 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
 
   start = start_lib.load(config.init_from, full) if config.init_from else {}
   codec_path = workdir / "codec.safetensors"
-  if not codec_path.exists() and "codec" in start:
+  if process.is_first() and not codec_path.exists() and "codec" in start:
     _take_codec(codec, start, codec_path, str(config.init_from))
   params: Params = {"codec": _fitted_codec(codec, codec_path, sources, seeds.derive(config.seed, "codec"))}
   for name, steps in stage_steps(config).items():
@@ -162,7 +163,9 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
     action_horizon=config.data.action_horizon,
     embodiments=normalizers,
   )
-  save_model(workdir / "model", saved)
+  if process.is_first():
+    save_model(workdir / "model", saved)
+  process.wait_for_all("model")
   return workdir / "model"
 
 
@@ -202,7 +205,7 @@ def action_steps(config: RunConfig, normalizers: Mapping[str, EmbodimentNormaliz
 
 def _fitted_codec(codec: VideoCodec, path: Path, sources: Mapping[str, Source], seed: int) -> Params:
   """The codec's parameters, fitted once in a run to the first clips of every source."""
-  if not path.exists():
+  if process.is_first() and not path.exists():
     records = itertools.chain.from_iterable(
       (source[i] for i in range(min(CODEC_CLIPS, len(source)))) for source in sources.values()
     )
@@ -211,6 +214,7 @@ def _fitted_codec(codec: VideoCodec, path: Path, sources: Mapping[str, Source], 
     with console.progress("codec", total=1.0) as bar:
       fitted = codec.fit(whole, seed, bar.update)
     files.write_safetensors(path, flatten_dict(jax.device_get(fitted), sep="/"))
+  process.wait_for_all("codec")
   params = unflatten_dict(files.read_safetensors(path), sep="/")
   return jax.tree.map(jnp.asarray, params)
 

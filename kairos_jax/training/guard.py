@@ -13,6 +13,7 @@ import numpy as np
 
 from kairos_jax.errors import KairosError
 from kairos_jax.files import replaced
+from kairos_jax.parallel import process
 from kairos_jax.training.checkpoint import Checkpoints
 from kairos_jax.training.run_config import RecoveryConfig
 from kairos_jax.training.state import TrainState
@@ -109,8 +110,9 @@ def stop(workdir: Path, state: TrainState, reason: str, metrics: dict[str, float
     checkpoints.save(state, meta={"reason": reason})
   readable = {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
   report = {"step": step, "reason": reason, "metrics": readable, "ids": ids}
-  with replaced(workdir / "failure.json") as partial:
-    Path(partial).write_text(json.dumps(report, indent=2) + "\n")
+  if process.is_first():
+    with replaced(workdir / "failure.json") as partial:
+      Path(partial).write_text(json.dumps(report, indent=2) + "\n")
   raise KairosError(
     f"stopped after step {step}: {reason}; records {_named(ids)}; state in {folder}, details in failure.json"
   )
