@@ -14,6 +14,8 @@ def get_config() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
   config.order = ("physics", "hand", "robot")
+  config.init_from = None  # a run's stage, a saved model or a released file to start from
+  config.platform = None  # "cpu", "gpu" or "tpu", where the run must be on it
 
   config.data = ConfigDict(
     dict(
@@ -57,6 +59,7 @@ def get_config() -> ConfigDict:
       log_every=20,
       checkpoint_every=400,
       max_to_keep=2,
+      recovery=dict(attempts=2, lr_factor=0.5),
     )
   )
   config.optimizer = ConfigDict(
@@ -73,6 +76,7 @@ def get_config() -> ConfigDict:
     max_observed=3,
     crop="random",
     optimizer=dict(peak_lr=4e-3, weight_decay=0.0),
+    frozen=(),
   )
   hand = dict(
     share=0.1,
@@ -83,6 +87,7 @@ def get_config() -> ConfigDict:
     max_observed=3,
     crop="random",
     optimizer=dict(peak_lr=4e-3, weight_decay=0.0),
+    frozen=(),
   )
   robot = dict(
     share=0.8,
@@ -93,6 +98,7 @@ def get_config() -> ConfigDict:
     max_observed=5,
     crop="anywhere",
     optimizer=dict(peak_lr=4e-3, weight_decay=1e-2),
+    frozen=(),
   )
   config.stages = ConfigDict(dict(physics=physics, hand=hand, robot=robot))
   return config

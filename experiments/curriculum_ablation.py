@@ -4,7 +4,7 @@
   for seed in 0 1 2; do for variant in curriculum robot_only; do
     run=runs/ablation/$variant-$seed
     kairos train --config=experiments/curriculum_ablation.py:$variant --config.seed=$seed --workdir=$run
-    kairos evaluate --model=$run --policies="model;model, cue hidden" --out=$run.json
+    kairos evaluate --model=$run --policies=model,hidden --out=$run.json
   done; done
 
 Result: docs/results.md.

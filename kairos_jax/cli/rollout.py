@@ -33,8 +33,7 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_string("model", "runs/demo", "folder of a trained model, or of its run", flag_values=table)
   flags.DEFINE_float("minutes", 10.0, "of video to imagine", lower_bound=0.01, flag_values=table)
   flags.DEFINE_string("out", None, "folder to write to (default MODEL/rollout)", flag_values=table)
-  flags.DEFINE_integer("seed", 10_000, "of the episode and of the noise", lower_bound=0, flag_values=table)
-  flags.DEFINE_integer("size", 48, "height and width the model was trained on, pixels", 16, flag_values=table)
+  flags.DEFINE_integer("seed", 0, "of the episode and of the noise", lower_bound=0, flag_values=table)
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
@@ -48,7 +47,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
   from data_pipelines import embodiments
   from data_pipelines.simulate import generate
-  from kairos_jax import media, runtime
+  from kairos_jax import media, runtime, seeds
   from kairos_jax.errors import KairosError
   from kairos_jax.model.memory import require_constant_size
   from kairos_jax.runtime import rollout
@@ -61,7 +60,10 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   fps = model.saved.video_fps
   chunks = math.ceil(values.minutes * 60 * fps / _CHUNK)
   require_constant_size(model.saved.model_config)
-  clip = next(generate.generate("robot", 1, values.seed, values.size))
+  # A seed of its own: the clips of small seeds are what models are trained on.
+  clip = next(
+    generate.generate("robot", 1, seeds.derive(values.seed, "evaluation", "rollout"), model.saved.frame_size[0])
+  )
   seen = embodiments.compose(embodiments.get(clip.embodiment), clip.cameras)[:_SEEN_FRAMES]
 
   out = Path(values.out or Path(values.model, "rollout"))

@@ -52,8 +52,8 @@ class CarryCodec:
   space_stride: ClassVar[int] = PcaCodec.space_stride
 
   def __post_init__(self):
-    """KairosError unless the PCA can have so many channels."""
-    _ = self._pca
+    """KairosError if there are not so many channels; see `PcaCodec`."""
+    PcaCodec(self.channels)
 
   @property
   def _pca(self) -> PcaCodec:

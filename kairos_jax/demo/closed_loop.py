@@ -15,8 +15,8 @@ UNSEEN = 10_000  # seed of everything that is evaluated on; training uses small 
 # Name -> how the cue is shown, and the policy of a model for a batch of environments.
 POLICIES: dict[str, tuple[Cue, Callable[[WorldModel, Sequence[CueReach]], Policy]]] = {
   "model": ("visible", lambda model, _: model_policy(model, INSTRUCTION)),
-  "model, cue hidden": ("hidden", lambda model, _: model_policy(model, INSTRUCTION)),
-  "model, blind": ("visible", lambda model, _: model_policy(model, INSTRUCTION, blind=True)),
+  "hidden": ("hidden", lambda model, _: model_policy(model, INSTRUCTION)),
+  "blind": ("visible", lambda model, _: model_policy(model, INSTRUCTION, blind=True)),
   "random": ("visible", lambda model, _: random_policy(3, model.codec.time_stride)),
   "expert": (
     "visible",
@@ -25,14 +25,14 @@ POLICIES: dict[str, tuple[Cue, Callable[[WorldModel, Sequence[CueReach]], Policy
 }
 
 
-def compare(model: WorldModel, names: Sequence[str], *, episodes: int, size: int) -> dict[str, Outcome]:
+def compare(model: WorldModel, names: Sequence[str], *, episodes: int) -> dict[str, Outcome]:
   """Runs each named policy on the same unseen episodes, with a progress bar for each."""
   outcomes = {}
   with progress.Progress() as bars:
     for name in names:
       cue, policy = POLICIES[name]
       task = bars.add_task(f"{name:18}", total=1.0)
-      environments = [CueReach(size, cue) for _ in range(episodes)]
+      environments = [CueReach(model.saved.frame_size[0], cue) for _ in range(episodes)]
       seeds = [[UNSEEN, episode] for episode in range(episodes)]
       watch = functools.partial(_show, bars, task)
       outcomes[name] = run_episodes(environments, seeds, policy(model, environments), watch)

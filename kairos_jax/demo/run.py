@@ -81,7 +81,7 @@ def _run_claimed(config: ConfigDict, run_config: RunConfig, out: Path, scale: Sc
   model = kairos_jax.load(curriculum.run_claimed(run_config, out))
 
   logging.info("3/5 closed loop: %d unseen episodes for each policy", scale.episodes)
-  outcomes = closed_loop.compare(model, list(closed_loop.POLICIES), episodes=scale.episodes, size=scale.size)
+  outcomes = closed_loop.compare(model, list(closed_loop.POLICIES), episodes=scale.episodes)
   media.write_mp4(
     out / "closed_loop.mp4", imagination.mosaic(outcomes["model"].frames[:8], columns=4), config.data.video_fps
   )
@@ -134,8 +134,8 @@ def _show_imagination(out: Path, video: np.ndarray, imagined: np.ndarray, fps: f
 def _write_report(out, config, run_config, scale, outcomes, foresight, latencies, summary) -> None:
   notes = {
     "model": "cue visible; pixels, state and instruction in, actions out, no video denoised",
-    "model, cue hidden": "the cue is shown for 4 frames only: a test of memory",
-    "model, blind": "images blanked: what is left is guessing",
+    "hidden": "the cue is shown for 4 frames only: a test of memory",
+    "blind": "images blanked: what is left is guessing",
     "random": "uniform actions",
     "expert": "scripted, knows the answer",
   }

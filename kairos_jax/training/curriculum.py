@@ -34,8 +34,10 @@ from kairos_jax.interop.saved_model import save as save_model
 from kairos_jax.model import ActionConfig, WorldActionConfig, WorldActionModel
 from kairos_jax.model.initialize import interpolate_video
 from kairos_jax.model.world_action import init_params
+from kairos_jax.parallel import process
 from kairos_jax.parallel.mesh import make_mesh
 from kairos_jax.training import frozen as frozen_lib
+from kairos_jax.training import start as start_lib
 from kairos_jax.training.loop import train
 from kairos_jax.training.run_config import (
   OPERATIONAL_KEYS,
@@ -65,22 +67,28 @@ def run(experiment: ConfigDict, workdir: str | Path) -> Path:
     The model's folder.
 
   Raises:
-    KairosError: the config is not allowed or a dataset is not there (then nothing was written), the folder belongs to
+    KairosError: the config is at fault or a dataset is not there (nothing was written then), the folder belongs to
       another config or process, the data cannot be read, or training failed.
   """
-  data = parse_run(experiment).data
-  for name in data.sources:
-    read_manifest(Path(data.folder) / name)
-  with claim(experiment, workdir) as config:
+  config = check(experiment)
+  for name in config.data.sources:
+    read_manifest(Path(config.data.folder) / name)
+  with claim(experiment, workdir):
     return run_claimed(config, Path(workdir))
+
+
+def check(experiment: ConfigDict) -> RunConfig:
+  """The config, parsed; KairosError if it is not allowed or not for this machine."""
+  config = parse_run(experiment)
+  if config.platform not in (None, jax.default_backend()):
+    raise KairosError(f"config key platform is {config.platform!r}; this machine has {jax.default_backend()!r}")
+  return config
 
 
 @contextmanager
 def claim(experiment: ConfigDict, workdir: Path | str) -> Iterator[RunConfig]:
-  """Parses the config and, if it is allowed, holds the folder for the block; see `claim_workdir`."""
-  config = parse_run(experiment)
-  if config.platform not in (None, jax.default_backend()):
-    raise KairosError(f"config key platform is {config.platform!r}; this machine has {jax.default_backend()!r}")
+  """Checks the config and, if it is allowed, holds the folder for the block; see `claim_workdir`."""
+  config = check(experiment)
   with claim_workdir(workdir, dataclasses.asdict(config), OPERATIONAL_KEYS):
     yield config
 
@@ -91,18 +99,22 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
   sources = {name: ArrayRecordSource(Path(config.data.folder) / name, report) for name in config.data.sources}
   normalizers = make_normalizers(sources)
   codec, encoder = assembly.make_codec(config.codec), assembly.make_encoder(config.bridge)
-  fitted = _fitted_codec(codec, workdir / "codec.safetensors", sources, seeds.derive(config.seed, "codec"))
 
   full = model_config(config, with_actions=True)
   robot = full.action or ActionConfig()
 
-  params: Params = {"codec": fitted}
+  start = start_lib.load(config.init_from, full) if config.init_from else {}
+  codec_path = workdir / "codec.safetensors"
+  if process.is_first() and not codec_path.exists() and "codec" in start:
+    _take_codec(codec, start, codec_path, str(config.init_from))
+  params: Params = {"codec": _fitted_codec(codec, codec_path, sources, seeds.derive(config.seed, "codec"))}
   for name, steps in stage_steps(config).items():
     logging.info("stage %s: %d steps", name, steps)
     stage = config.stages[name]
     towers = model_config(config, with_actions=stage.actions)
     model = WorldActionModel(towers)
-    params = _grow(params, towers, encoder, jax.random.key(seeds.derive(config.seed, "stage", name, "init")))
+    init_key = jax.random.key(seeds.derive(config.seed, "stage", name, "init"))
+    params = _grow(params, start, towers, encoder, init_key, config.init_from or "nothing")
     objective = Objective(model, encoder, codec, objective_config(config, name))
     data = make_loader(
       sources,
@@ -151,14 +163,21 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
     action_horizon=config.data.action_horizon,
     embodiments=normalizers,
   )
-  save_model(workdir / "model", saved)
+  if process.is_first():
+    save_model(workdir / "model", saved)
+  process.wait_for_all("model")
   return workdir / "model"
 
 
-def _grow(params: Params, towers: WorldActionConfig, encoder: ContextEncoder, key: jax.Array) -> Params:
-  """The last stage's weights, with whatever is new in this one."""
+def _grow(
+  params: Params, start: Params, towers: WorldActionConfig, encoder: ContextEncoder, key: jax.Array, where: str
+) -> Params:
+  """The last stage's weights, with whatever is new in this one: from the start where it has it, else made."""
   parts = ("bridge", "video", "action") if towers.action else ("bridge", "video")
   new = [name for name in parts if name not in params]
+  if not new:
+    return params
+  teacher = params.get("video", start.get("video"))
 
   @jax.jit
   def fresh(key: jax.Array, video: Params | None) -> Params:
@@ -169,7 +188,12 @@ def _grow(params: Params, towers: WorldActionConfig, encoder: ContextEncoder, ke
       tree["action"] = interpolate_video(video, tree["action"], towers.video)
     return {name: tree[name] for name in new}
 
-  return {**params, **fresh(key, params.get("video"))} if new else params
+  made = fresh(key, teacher)
+  if start:
+    given = {name: value for name, value in start.items() if name in new or name not in (*parts, "action", "codec")}
+    made, rows = start_lib.take(made, given, where, grown=("action",) if teacher is not None else ())
+    console.show(start_lib.table(rows, where))
+  return {**params, **made}
 
 
 def action_steps(config: RunConfig, normalizers: Mapping[str, EmbodimentNormalizer]) -> int:
@@ -181,7 +205,7 @@ def action_steps(config: RunConfig, normalizers: Mapping[str, EmbodimentNormaliz
 
 def _fitted_codec(codec: VideoCodec, path: Path, sources: Mapping[str, Source], seed: int) -> Params:
   """The codec's parameters, fitted once in a run to the first clips of every source."""
-  if not path.exists():
+  if process.is_first() and not path.exists():
     records = itertools.chain.from_iterable(
       (source[i] for i in range(min(CODEC_CLIPS, len(source)))) for source in sources.values()
     )
@@ -190,8 +214,17 @@ def _fitted_codec(codec: VideoCodec, path: Path, sources: Mapping[str, Source], 
     with console.progress("codec", total=1.0) as bar:
       fitted = codec.fit(whole, seed, bar.update)
     files.write_safetensors(path, flatten_dict(jax.device_get(fitted), sep="/"))
+  process.wait_for_all("codec")
   params = unflatten_dict(files.read_safetensors(path), sep="/")
   return jax.tree.map(jnp.asarray, params)
+
+
+def _take_codec(codec: VideoCodec, start: Params, path: Path, where: str) -> None:
+  """Writes the codec that the start brings, for its weights read no other's latents."""
+  taken, rows = start_lib.take({"codec": codec.param_shapes()}, {"codec": start["codec"]}, where)
+  if other := [row for row in rows if row.what != "taken"]:
+    raise KairosError(f"init_from {where}: its codec is of another kind than config key codec: {other[0].name}")
+  files.write_safetensors(path, flatten_dict(jax.device_get(taken["codec"]), sep="/"))
 
 
 def _picture(clip: Clip) -> UInt8[np.ndarray, "T H W 3"]:

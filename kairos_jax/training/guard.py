@@ -7,13 +7,15 @@ import statistics
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from kairos_jax.errors import KairosError
 from kairos_jax.files import replaced
+from kairos_jax.parallel import process
 from kairos_jax.training.checkpoint import Checkpoints
+from kairos_jax.training.run_config import RecoveryConfig
 from kairos_jax.training.state import TrainState
 
 _WINDOW, _WARMUP = 100, 50  # steps
@@ -48,6 +50,44 @@ class LossGuard:
     return None
 
 
+class Recovery:
+  """Where a refused update need not end the run: its batch is left out and the learning rate lowered.
+
+  All of it depends on the recoveries so far, which the checkpoint keeps, so a run that is killed recovers the same way.
+  """
+
+  def __init__(self, config: RecoveryConfig | None, past: Iterable[dict[str, Any]] = ()):
+    """`past` are those of an earlier `Recovery`, restored from a checkpoint."""
+    self._config = config
+    self._past = list(past)
+
+  @property
+  def past(self) -> list[dict[str, Any]]:
+    """The recoveries so far, as JSON values."""
+    return list(self._past)
+
+  @property
+  def lr_scale(self) -> np.float32:
+    """What the learning rate is multiplied with now."""
+    return np.float32(self._config.lr_factor ** len(self._past) if self._config else 1)
+
+  def begin(self, step: int, reason: str, ids: list[str]) -> bool:
+    """Notes that the update after `step` was refused; False if there is no attempt left."""
+    if self._config is None or len(self._past) >= self._config.attempts:
+      return False
+    self._past.append({"step": step, "reason": reason, "ids": ids})
+    return True
+
+  def logged(self) -> dict[str, float]:
+    """What a log line says of it: the learning rate's factor, once it is not 1."""
+    return {"lr_scale": float(self.lr_scale)} if self._past else {}
+
+  def __str__(self) -> str:
+    attempts = self._config.attempts if self._config else 0
+    ids = _named(self._past[-1]["ids"])
+    return f"recovery {len(self._past)} of {attempts}: learning rate x {self.lr_scale:g}, without records {ids}"
+
+
 def stop(workdir: Path, state: TrainState, reason: str, metrics: dict[str, float], ids: list[str]) -> NoReturn:
   """Saves the state from before the bad update and what is known of it, and ends the run.
 
@@ -70,7 +110,13 @@ def stop(workdir: Path, state: TrainState, reason: str, metrics: dict[str, float
     checkpoints.save(state, meta={"reason": reason})
   readable = {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
   report = {"step": step, "reason": reason, "metrics": readable, "ids": ids}
-  with replaced(workdir / "failure.json") as partial:
-    Path(partial).write_text(json.dumps(report, indent=2) + "\n")
-  named = ", ".join(ids[:_NAMED_IDS]) + (f" and {len(ids) - _NAMED_IDS} more" if len(ids) > _NAMED_IDS else "")
-  raise KairosError(f"stopped after step {step}: {reason}; records {named}; state in {folder}, details in failure.json")
+  if process.is_first():
+    with replaced(workdir / "failure.json") as partial:
+      Path(partial).write_text(json.dumps(report, indent=2) + "\n")
+  raise KairosError(
+    f"stopped after step {step}: {reason}; records {_named(ids)}; state in {folder}, details in failure.json"
+  )
+
+
+def _named(ids: list[str]) -> str:
+  return ", ".join(ids[:_NAMED_IDS]) + (f" and {len(ids) - _NAMED_IDS} more" if len(ids) > _NAMED_IDS else "")

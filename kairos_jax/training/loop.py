@@ -39,7 +39,7 @@ class _InFlight(NamedTuple):
   number: int
   limit: np.float32
   metrics: Metrics
-  ids: list[str]
+  ids: list[str]  # of the batch's records
 
 
 @contextmanager
@@ -99,8 +99,8 @@ def train(
     The moving average of the weights.
 
   Raises:
-    KairosError: if the loss is not finite or explodes (see `guard.stop`), the data ends early, the batch does not
-      divide, or the checkpoint is of another model.
+    KairosError: if the loss is not finite or explodes once too often (see `guard`), the data ends early, the batch
+      does not divide, or the checkpoint is of another model.
     Interrupted: after SIGTERM, with the state saved.
   """
   workdir = Path(workdir)
@@ -121,45 +121,55 @@ def train(
       state, meta = restored
       frozen_lib.check_hashes(meta["frozen"], hashes, str(workdir / "checkpoints"))
     else:
-      state, meta = jax.jit(create, out_shardings=sharding)(params), {"losses": [], "window": []}
+      state, meta = jax.jit(create, out_shardings=sharding)(params), {"losses": [], "window": [], "recoveries": []}
     start = int(state.step)
     watch = guard.LossGuard(config.explode_factor, meta["losses"])
     window = meta["window"]  # metrics of the steps since the last log line
+    recovery = guard.Recovery(config.recovery, meta["recoveries"])
 
     with MetricLog(workdir, start) as log, Progress(name, start, steps) as progress:
       progress.announce(f"step {start} of {steps}" + (f", restored from {workdir}" if start else f" in {workdir}"))
 
-      def settle(flight: _InFlight) -> None:
-        """Reads a step's metrics (this waits for the device), judges and logs them."""
+      def settle(flight: _InFlight) -> bool:
+        """Reads a step's metrics (this waits for the device), judges and logs them; False if it is to be done anew."""
         metrics = {key: value.item() for key, value in jax.device_get(flight.metrics).items()}
         if reason := watch.judge(metrics, flight.limit):
-          guard.stop(workdir, state, reason, metrics, flight.ids)
+          if not recovery.begin(flight.number, reason, flight.ids):
+            guard.stop(workdir, state, reason, metrics, flight.ids)
+          progress.announce(f"step {flight.number}: {reason}; {recovery}")
+          return False
         del metrics["finite"]
         window.append(metrics)
         done = flight.number + 1
         progress.update(done, metrics)
         if done % config.log_every == 0 or done == steps:
-          log.write(done, average(window))
+          log.write(done, average(window) | recovery.logged())
           window.clear()
+        return True
 
       # Step. The metrics of a step are read after the next one was dispatched, so that the device never waits.
-      in_flight = None
-      for number in range(start, steps):
-        batch = next(data, None)
+      number, in_flight, again = start, None, None
+      while number < steps:
+        batch, again = again or next(data, None), None
         if batch is None:
           raise KairosError(f"{name}: the data ended after {number} of {steps} steps")
         limit = watch.limit()
-        state, metrics = train_step(state, frozen, _to_devices(batch, mesh, config.grad_accum_steps), number, limit)
-        if in_flight:
-          settle(in_flight)
+        on_devices = _to_devices(batch, mesh, config.grad_accum_steps)
+        state, metrics = train_step(state, frozen, on_devices, number, limit, recovery.lr_scale)
+        if in_flight and not settle(in_flight):  # then the step just dispatched was refused too, for its number
+          number, in_flight, again = in_flight.number, None, batch
+          continue
         in_flight = _InFlight(number, limit, metrics, [str(record) for record in batch["id"]])
+        number += 1
 
         # Save. Only what was judged is saved, so the step still in flight is waited for.
-        if (number + 1) % config.checkpoint_every == 0 or number + 1 == steps or sigterm:
-          settle(in_flight)
+        if number % config.checkpoint_every == 0 or number == steps or sigterm:
+          if not settle(in_flight):
+            number -= 1
           in_flight = None
-          checkpoints.save(state, {"losses": watch.losses, "window": list(window), "frozen": hashes}, data)
+          meta = {"losses": watch.losses, "window": list(window), "recoveries": recovery.past, "frozen": hashes}
+          checkpoints.save(state, meta, data)
           if sigterm:
-            progress.announce(f"SIGTERM: saved step {number + 1}; start again to go on")
+            progress.announce(f"SIGTERM: saved step {number}; the same command goes on from there")
             break
   return state.ema

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from clu import metrics as clu_metrics
 
 from kairos_jax.files import replaced
+from kairos_jax.parallel import process
 
 
 def average(window: list[dict[str, float]]) -> dict[str, float]:
@@ -29,7 +31,7 @@ def read(path: Path) -> list[dict]:
 
 
 class MetricLog:
-  """Appends to `{workdir}/metrics.jsonl`; use as a context manager."""
+  """Appends to `{workdir}/metrics.jsonl`, in the first process alone; use as a context manager."""
 
   def __init__(self, workdir: Path, step: int):
     """Opens the log at `step`: lines beyond it were written by a run that was killed before its next checkpoint.
@@ -39,22 +41,25 @@ class MetricLog:
       step: the step restored, 0 for a fresh run.
     """
     path = workdir / "metrics.jsonl"
+    self._last = (step, time.monotonic())
+    self._file, self._tensorboard = None, None
+    if not process.is_first():
+      return
     kept = [json.dumps(record) + "\n" for record in read(path) if record["step"] <= step]
     with replaced(path) as partial:
       Path(partial).write_text("".join(kept))
     self._file = path.open("a")
-    self._tensorboard = None
     if importlib.util.find_spec("tensorflow"):
       from clu import metric_writers
 
       self._tensorboard = metric_writers.SummaryWriter(str(workdir))
-    self._last = (step, time.monotonic())
 
   def __enter__(self) -> "MetricLog":
     return self
 
   def __exit__(self, *_) -> None:
-    self._file.close()
+    if self._file:
+      self._file.close()
     if self._tensorboard:
       self._tensorboard.close()
 
@@ -64,7 +69,9 @@ class MetricLog:
     self._last = (step, time.monotonic())
     rate = (step - last_step) / (self._last[1] - last_time)
     record = {"step": step, "time": time.time(), "steps_per_second": rate} | values
-    self._file.write(json.dumps(record) + "\n")
-    self._file.flush()
+    if self._file:
+      self._file.write(json.dumps(record) + "\n")
+      self._file.flush()
+      os.fsync(self._file.fileno())
     if self._tensorboard:
       self._tensorboard.write_scalars(step, values | {"steps_per_second": rate})

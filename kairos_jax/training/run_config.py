@@ -6,10 +6,9 @@ key, the value and what is allowed. The loop and the curriculum see these datacl
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from data_pipelines.curriculum import Mixture
@@ -18,6 +17,7 @@ from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import ObjectiveConfig
 from kairos_jax.interfaces import num_frames, num_latents
 from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig
+from kairos_jax.model.config import named_dtype
 from kairos_jax.training.parse import OPERATIONAL, Range, operational_keys, parse, parse_fields
 
 Natural = Annotated[int, Range(0)]
@@ -73,13 +73,15 @@ class OptimizerConfig:
 class RecoveryConfig:
   """What happens where the loss is not finite or explodes, before the run is given up.
 
+  The update was refused, so the state is the one from before it: the batch is left out and training goes on.
+
   Attributes:
-    attempts: how often a stage goes back to its last regular checkpoint, leaves the batch out and goes on.
-    lr_factor: each time, what the learning rate is multiplied with from there on.
+    attempts: how often in a stage.
+    lr_factor: each time, what the learning rate is multiplied with until the stage ends.
   """
 
-  attempts: Count = 2
-  lr_factor: Annotated[float, Range(0, 1, exclusive=True)] = 0.5
+  attempts: Count
+  lr_factor: Annotated[float, Range(0, 1, exclusive=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,26 +141,6 @@ class StageConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ValidationConfig:
-  """Losses on clips that no stage trains on.
-
-  Attributes:
-    source: the last `clips` records of this source are held out.
-    stages: during which this is done.
-    every: in steps; also done after the last.
-    levels: noise levels sigma at which the losses are taken.
-    keep_best: name of a validation metric; the checkpoint where it was lowest is kept too.
-  """
-
-  source: str
-  clips: Count
-  stages: tuple[str, ...]
-  every: Annotated[int, Range(1), OPERATIONAL]
-  levels: tuple[Annotated[float, Range(0, 1, exclusive=True)], ...] = (0.25, 0.5, 0.75)
-  keep_best: Annotated[str | None, OPERATIONAL] = None
-
-
-@dataclasses.dataclass(frozen=True)
 class RunConfig:
   """A run.
 
@@ -177,7 +159,6 @@ class RunConfig:
   model: ModelConfig
   train: TrainConfig
   stages: Mapping[str, StageConfig]
-  validation: ValidationConfig | None = None
   init_from: str | None = None
   platform: Literal["cpu", "gpu", "tpu"] | None = None
 
@@ -202,8 +183,8 @@ def parse_run(config: ConfigDict) -> RunConfig:
   if num_frames(codec, num_latents(codec, run.data.frames)) != run.data.frames or run.data.frames < codec.first_frames:
     allowed = f"{codec.first_frames} + a multiple of {codec.time_stride}, whole latents of the codec"
     raise KairosError(f"config key data.frames is {run.data.frames}; allowed: {allowed}")
-  for name, stage in run.stages.items():
-    _check_stage(run, name, stage)
+  for name in run.order:
+    _check_stage(run, name, run.stages[name])
   stage_steps(run)
   return run
 
@@ -231,7 +212,7 @@ def model_config(run: RunConfig, *, with_actions: bool) -> WorldActionConfig:
     KairosError: an unknown or forbidden field, or sizes that do not go together.
   """
   shared = dict(
-    dtype=jnp.dtype(run.model.dtype).type,
+    dtype=named_dtype(run.model.dtype),
     remat=run.model.remat,
     kernels=run.model.kernels,
     text_dim=assembly.make_encoder(run.bridge).text_dim,
@@ -276,19 +257,17 @@ def _tower(kind: Any, values: Mapping[str, Any], key: str, follows: Mapping[str,
 
 
 def _check_names(run: RunConfig) -> None:
-  """That sources and stages are there under the names by which others call them."""
-  calls: list[tuple[str, str, Collection[str]]] = [("order", name, run.stages) for name in run.order]
-  for stage, config in run.stages.items():
-    for end in ("start", "end"):
-      calls += [(f"stages.{stage}.mixture.{end}", name, run.data.sources) for name in getattr(config.mixture, end)]
-  if run.validation:
-    calls += [("validation.source", run.validation.source, run.data.sources)]
-    calls += [("validation.stages", name, run.order) for name in run.validation.stages]
-  for key, name, known in calls:
-    if name not in known:
-      raise KairosError(f"config key {key} names {name!r}; allowed: {', '.join(known)}")
+  """That the stages to run, and their sources, are there under the names by which they are called."""
   if not run.order or len(set(run.order)) < len(run.order):
     raise KairosError(f"config key order is {run.order}; allowed: names of stages, each once, at least one")
+  for name in run.order:
+    if name not in run.stages:
+      raise KairosError(f"config key order names {name!r}; allowed: {', '.join(run.stages)}")
+    mixture = run.stages[name].mixture
+    for end, weights in (("start", mixture.start), ("end", mixture.end)):
+      if unknown := [source for source in weights if source not in run.data.sources]:
+        allowed = ", ".join(run.data.sources)
+        raise KairosError(f"config key stages.{name}.mixture.{end} names {unknown[0]!r}; allowed: {allowed}")
 
 
 def _check_stage(run: RunConfig, name: str, stage: StageConfig) -> None:

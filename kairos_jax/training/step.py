@@ -15,7 +15,10 @@ from kairos_jax.training.state import TrainState
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
 LossFn = Callable[[PyTree[Array], Batch, PRNGKeyArray], tuple[Float[Array, ""], Metrics]]
-TrainStep = Callable[[TrainState, PyTree[Array], Batch, int, np.float32], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
+
+
+_WHOLE = np.float32(1)  # learning rate
 
 
 def ema_decay_at(step: Array, decay: float) -> Float[Array, ""]:
@@ -54,7 +57,7 @@ def make_train_step(
   grad_accum_steps: int,
   state_sharding: PyTree[NamedSharding] | None = None,
 ) -> TrainStep:
-  """Compiles `train_step(state, frozen, batch, number, limit) -> (state, metrics)`; the state passed in is donated.
+  """Compiles `train_step(state, frozen, batch, number, limit, lr_scale=1) -> (state, metrics)`; the state is donated.
 
   The update is applied only if the loss and the gradients' norm are finite, the loss is at most `limit`, and
   `state.step == number`. Otherwise the state comes back untouched, its step too. So once one update is refused, all
@@ -73,7 +76,12 @@ def make_train_step(
   """
 
   def train_step(
-    state: TrainState, frozen: PyTree[Array], batch: Batch, number: int, limit: np.float32
+    state: TrainState,
+    frozen: PyTree[Array],
+    batch: Batch,
+    number: int,
+    limit: np.float32,
+    lr_scale: np.float32 = _WHOLE,
   ) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     loss, metrics, gradients = _loss_and_gradients(loss_fn, state.params, frozen, batch, key, grad_accum_steps)
@@ -81,6 +89,8 @@ def make_train_step(
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    # AdamW's update is the learning rate times the rest, its weight decay included.
+    updates = jax.tree.map(lambda update: (update * lr_scale).astype(update.dtype), updates)
     params = optax.apply_updates(state.params, updates)
     decay = ema_decay_at(state.step, ema_decay)
     ema = jax.tree.map(lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), state.ema, params)

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from kairos_jax.errors import KairosError
 from kairos_jax.files import replaced
+from kairos_jax.parallel import process
 
 
 @contextmanager
@@ -32,7 +31,7 @@ def claim_workdir(workdir: Path | str, config: Mapping[str, Any], may_change: Co
       another config (names the first key that differs), its config.json is unreadable, or `config` holds a value that
       JSON cannot.
   """
-  if jax.process_index() > 0:
+  if not process.is_first():
     yield
     return
   try:

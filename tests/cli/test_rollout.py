@@ -8,7 +8,7 @@ from PIL import Image
 
 from data_pipelines.simulate import generate
 from data_pipelines.simulate.filming import simulated_clip
-from kairos_jax import media
+from kairos_jax import media, seeds
 from kairos_jax.cli import main as cli
 from kairos_jax.interop import saved_model
 from kairos_jax.runtime import rollout
@@ -29,8 +29,9 @@ def folder(tmp_path, tiny_saved, monkeypatch):
 
 
 def test_what_it_writes_and_says(folder, capsys):
-  assert cli.main(["rollout", f"--model={folder}", "--minutes=0.1", "--size=16", f"--out={folder}/a/b"]) == 0
-  assert (folder / "asked").read_text() == "('robot', 1, 10000, 16)"
+  assert cli.main(["rollout", f"--model={folder}", "--minutes=0.1", f"--out={folder}/a/b"]) == 0
+  seed = seeds.derive(0, "evaluation", "rollout")  # seed 0 itself names the clips of the demo's training data
+  assert (folder / "asked").read_text() == f"('robot', 1, {seed}, 16)"
   costs = [json.loads(line) for line in (folder / "a/b/rollout.jsonl").read_text().splitlines()]
   assert [cost["chunk"] for cost in costs] == [1, 2, 3, 4]  # 6 s of 10 frames are 3.75 chunks of 16
   assert costs[-1]["imagined_seconds"] == 6.4 and all(c["seconds"] > 0 and c["resident_bytes"] > 1e7 for c in costs)
@@ -49,7 +50,7 @@ def test_an_interrupt_keeps_what_was_written(folder, monkeypatch, capsys):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(rollout, "rollout", interrupted)
-  assert cli.main(["rollout", f"--model={folder}", "--minutes=1", "--size=16"]) == 130
+  assert cli.main(["rollout", f"--model={folder}", "--minutes=1"]) == 130
   assert len(media.read_video(folder / "rollout/rollout.mp4")) == 9 + 32
   assert len((folder / "rollout/rollout.jsonl").read_text().splitlines()) == 2
   assert (folder / "rollout/rollout.png").exists()
@@ -61,7 +62,7 @@ def test_an_interrupt_before_the_first_chunk(folder, monkeypatch):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(rollout, "rollout", interrupted)
-  assert cli.main(["rollout", f"--model={folder}", "--size=16"]) == 130
+  assert cli.main(["rollout", f"--model={folder}"]) == 130
   assert len(media.read_video(folder / "rollout/rollout.mp4")) == 9
 
 

@@ -45,7 +45,7 @@ def test_numbers_are_those_of_a_fair_comparison(demo):
   success = results["success"]
   assert success["expert"] == 1.0
   assert success["random"] <= 0.5
-  assert set(success) == {"model", "model, cue hidden", "model, blind", "random", "expert"}
+  assert set(success) == {"model", "hidden", "blind", "random", "expert"}
   assert len(results["psnr_model"]) == len(results["psnr_last_frame"]) == 16
   assert np.isfinite(results["psnr_model"] + results["psnr_last_frame"]).all()
   assert results["latency_ms"]["action-only"] < results["latency_ms"]["joint"]

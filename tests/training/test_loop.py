@@ -10,6 +10,7 @@ import pytest
 from kairos_jax.errors import KairosError
 from kairos_jax.parallel.mesh import make_mesh
 from kairos_jax.training import Interrupted, load_params, train
+from kairos_jax.training.run_config import RecoveryConfig
 from tests.training import toy
 
 
@@ -77,6 +78,53 @@ def test_exploding_loss_stops(tmp_path):
   data = toy.make_data(records=1024, scale_of=lambda index: 100.0 if index in records else 1.0)
   with pytest.raises(KairosError, match="after step 60: loss .* exceeds .*20 x the median"):
     run(tmp_path, data=data, steps=100, log_every=20, checkpoint_every=100)
+
+
+RECOVERY = RecoveryConfig(attempts=2, lr_factor=0.5)
+
+
+def poisoned(*numbers):
+  bad = {records_of_batch(number)[3] for number in numbers}
+  return toy.make_data(records=1024, scale_of=lambda index: np.nan if index in bad else 1.0)
+
+
+def weights(folder):
+  return load_params(folder / "checkpoints", "params")
+
+
+def test_a_refused_batch_is_left_out_and_the_run_goes_on_with_a_smaller_learning_rate(tmp_path, capsys):
+  run(tmp_path, data=poisoned(6, 7), recovery=RECOVERY)
+  records = toy.losses(tmp_path)
+  assert [(record["step"], record.get("lr_scale")) for record in records] == [(4, None), (8, 0.25), (12, 0.25)]
+  assert not (tmp_path / "failure.json").exists()
+  out = capsys.readouterr().out
+  assert "step 6: loss nan" in out and "recovery 1 of 2: learning rate x 0.5, without records toy/" in out
+  assert "step 6: loss nan" in out and "recovery 2 of 2: learning rate x 0.25" in out
+  meta = json.loads((tmp_path / "checkpoints/12/meta/metadata").read_text())
+  assert [recovery["step"] for recovery in meta["recoveries"]] == [6, 6]
+
+
+def test_after_the_last_attempt_the_run_stops_as_ever(tmp_path):
+  with pytest.raises(KairosError, match="after step 6: loss nan .*not finite.*failed-6"):
+    run(tmp_path, data=poisoned(6, 7, 8), recovery=RECOVERY)
+
+
+@pytest.mark.parametrize("every", [1, 5, 7, 100])
+def test_the_smaller_learning_rate_survives_an_interruption_bit_for_bit(tmp_path, every):
+  run(tmp_path / "undisturbed", data=poisoned(6, 9), recovery=RECOVERY)
+  trigger = records_of_batch(8)[0]
+
+  def terminate(index):
+    if index == trigger:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return np.nan if index in {records_of_batch(6)[3], records_of_batch(9)[3]} else 1.0
+
+  with pytest.raises(Interrupted):
+    data = toy.make_data(records=1024, scale_of=terminate)
+    run(tmp_path / "interrupted", data=data, recovery=RECOVERY, checkpoint_every=every)
+  run(tmp_path / "interrupted", data=poisoned(6, 9), recovery=RECOVERY, checkpoint_every=every)
+  assert toy.losses(tmp_path / "interrupted") == toy.losses(tmp_path / "undisturbed")
+  jax.tree.map(np.testing.assert_array_equal, *(weights(tmp_path / name) for name in ("interrupted", "undisturbed")))
 
 
 def test_sigterm_saves_and_the_handler_is_given_back(tmp_path):

@@ -2,7 +2,9 @@ import json
 
 import pytest
 
+from kairos_jax.parallel import process
 from kairos_jax.training.metrics import MetricLog, average, read
+from kairos_jax.training.workdir import claim_workdir
 
 
 def test_average():
@@ -29,3 +31,16 @@ def test_resumed_log_has_each_step_once(tmp_path, tail):
 
 def test_no_log_reads_as_empty(tmp_path):
   assert read(tmp_path / "metrics.jsonl") == []
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+  monkeypatch.setattr(process.jax, "process_index", lambda: 1)
+  with MetricLog(tmp_path, 0) as log:
+    log.write(5, {"loss": 0.5})
+  with claim_workdir(tmp_path / "run", {"seed": 0}):
+    pass
+  assert not list(tmp_path.iterdir())
+  monkeypatch.setattr(process.jax, "process_index", lambda: 0)
+  with MetricLog(tmp_path, 0) as log:
+    log.write(5, {"loss": 0.5})
+  assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
