@@ -5,7 +5,13 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-IMPORTED_AS = {"absl-py": "absl", "ml-collections": "ml_collections", "orbax-checkpoint": "orbax", "pillow": "PIL"}
+IMPORTED_AS = {
+  "absl-py": "absl",
+  "ml-collections": "ml_collections",
+  "orbax-checkpoint": "orbax",
+  "pillow": "PIL",
+  "scikit-image": "skimage",
+}
 NOT_IMPORTED = {
   "protobuf": "an upper bound that tensorflow-datasets needs and does not state",
   "tensorflow-datasets": "asked for; no source reads its folders yet",

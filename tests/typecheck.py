@@ -2,8 +2,8 @@
 
 Not checked are:
 
-* modules whose dataclasses are pytrees (interfaces, model.memory, runtime.stream, training.state): JAX rebuilds these with
-  None, structs of shapes or axis numbers in the place of arrays, which the checker takes for mistakes;
+* modules whose dataclasses are pytrees (interfaces, model.memory, runtime.stream, training.state): JAX rebuilds these
+  with None, structs of shapes or axis numbers in the place of arrays, which the checker takes for mistakes;
 * the towers and model.rotation, whose arguments have computed axes ("B*R", "D/2"), which the checker cannot solve;
 * codec, bridge, flow and evaluation, which take numpy arrays or stand-ins too, although their signatures say less;
 * modules whose own checks are tested with values of wrong types (records, loader, embodiments, model.config, runtime);
