@@ -71,8 +71,9 @@ def run(experiment: ConfigDict, workdir: str | Path) -> Path:
       another config or process, the data cannot be read, or training failed.
   """
   config = check(experiment)
-  for name in config.data.sources:
-    read_manifest(Path(config.data.folder) / name)
+  if not Path(workdir, "config.json").exists():  # a new folder is not claimed by a mistake about the data
+    for name in config.data.sources:
+      read_manifest(Path(config.data.folder) / name)
   with claim(experiment, workdir):
     return run_claimed(config, Path(workdir))
 
