@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import json
-import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from kairos_jax import files
 from kairos_jax.demo import plots
 from kairos_jax.errors import KairosError
+from kairos_jax.evaluation.intervals import wilson
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,14 +119,6 @@ def write(results: Results, path: str | os.PathLike) -> None:
     pathlib.Path(temporary).write_text(page)
 
 
-def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-  """The Wilson score interval of a success rate, 95% by default; unlike rate +- error it stays within [0, 1]."""
-  rate, spread = successes / trials, z * z / trials
-  middle = (rate + spread / 2) / (1 + spread)
-  half = math.sqrt(rate * (1 - rate) * spread + spread * spread / 4) / (1 + spread)
-  return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def _header(results: Results) -> str:
   facts = "".join(f"<li>{escape(name)} <b>{escape(value)}</b></li>" for name, value in results.facts.items())
   headlines = "".join(f"<div><dt>{escape(v)}</dt><dd>{escape(what)}</dd></div>" for v, what in results.headlines)
@@ -157,7 +149,7 @@ def _rates(rates: Sequence[Rate]) -> str:
   rows = []
   for rate in rates:
     share = rate.successes / rate.trials
-    low, high = wilson_interval(rate.successes, rate.trials)
+    _, low, high = wilson(rate.successes, rate.trials)
     band = f'<i style="left:{low:.1%};right:{1 - high:.1%}"></i><b style="left:{share:.1%}"></b>'
     rows.append(
       (
