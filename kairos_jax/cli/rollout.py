@@ -20,7 +20,7 @@ from absl import flags
 if TYPE_CHECKING:
   from kairos_jax.evaluation.rollout import Cost
 
-_SEEN, _SEGMENT = 3, 4  # latents: of the episode, and imagined at once
+_SEEN, _SEGMENT = 3, 1  # latents: of the episode, and imagined at once
 _INTERRUPTED = 130  # exit code, as a shell gives it
 
 

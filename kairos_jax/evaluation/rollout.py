@@ -73,7 +73,27 @@ def rollout(
   if frames < 1:
     raise KairosError(f"rollout: {frames} frames asked for; at least 1")
   model.latents_of(segment)
-  return _segments(model, model.prefill(first_frames, instruction), -(-frames // segment), segment, seed)
+  videos = segments(model, model.prefill(first_frames, instruction), -(-frames // segment), segment, seed)
+  return (video[0] for video in videos)
+
+
+def segments(
+  model: WorldModel, stream: Stream, count: int, frames: int, seed: int
+) -> Iterator[UInt8[np.ndarray, "B {frames} H W 3"]]:
+  """Continues a batch of streams; each segment is imagined, then becomes history of the next.
+
+  Args:
+    model: of the streams.
+    stream: where they are now.
+    count: of segments.
+    frames: of each segment.
+    seed: of the noise.
+  """
+  for index in range(count):
+    latents = model.imagine_latents(stream, model.latents_of(frames), seed=seeds.derive(seed, "rollout", index))
+    pixels, stream = model.decode(stream, latents)
+    stream = jax.block_until_ready(model.extend_latents(stream, latents))  # so that its time is this segment's
+    yield pixels
 
 
 def resident_bytes() -> int:
@@ -109,13 +129,3 @@ def summarize(costs: Sequence[Cost]) -> Summary:
   first, last = (statistics.median(c.seconds for c in part) for part in (compiled[:quarter], compiled[-quarter:]))
   settled = costs[min(WARM_UP, len(costs)) - 1]
   return Summary(first, last, settled.resident_bytes, costs[-1].resident_bytes)
-
-
-def _segments(
-  model: WorldModel, stream: Stream, segments: int, frames: int, seed: int
-) -> Iterator[UInt8[np.ndarray, "T H W 3"]]:
-  for index in range(segments):
-    latents = model.imagine_latents(stream, model.latents_of(frames), seed=seeds.derive(seed, "rollout", index))
-    pixels, stream = model.decode(stream, latents)
-    stream = jax.block_until_ready(model.extend_latents(stream, latents))  # so that its time is this segment's
-    yield pixels[0]

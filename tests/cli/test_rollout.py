@@ -30,18 +30,18 @@ def folder(tmp_path, tiny_saved, monkeypatch):
 
 
 def test_what_it_writes_and_says(folder, capsys):
-  assert cli.main(["rollout", f"--model={folder}", "--minutes=0.1", f"--out={folder}/a/b"]) == 0
+  assert cli.main(["rollout", f"--model={folder}", "--minutes=0.0983", f"--out={folder}/a/b"]) == 0
   seed = seeds.derive(0, "evaluation", "rollout")  # seed 0 itself names the clips of the demo's training data
   assert (folder / "asked").read_text() == f"('robot', 1, {seed}, 16)"
   costs = [json.loads(line) for line in (folder / "a/b/rollout.jsonl").read_text().splitlines()]
-  assert [cost["segment"] for cost in costs] == [1, 2, 3, 4]  # 6 s of 10 frames are 3.75 segments of 16
-  assert costs[-1]["imagined_seconds"] == 6.4 and all(c["seconds"] > 0 and c["resident_bytes"] > 1e7 for c in costs)
+  assert [cost["segment"] for cost in costs] == list(range(1, 16))  # 5.9 s of 10 frames are 14.75 segments of 4
+  assert costs[-1]["imagined_seconds"] == 6.0 and all(c["seconds"] > 0 and c["resident_bytes"] > 1e7 for c in costs)
   video = media.read_video(folder / "a/b/rollout.mp4")
-  assert len(video) == 9 + 64
+  assert len(video) == 9 + 60
   assert np.abs(video[8, ::4, ::4].astype(int) - tiny.frames(21)[8]).mean() < 30  # begins with what was seen
   assert Image.open(folder / "a/b/rollout.png").width > 600
   out = capsys.readouterr().out
-  assert re.search(r"0:00:06 in \d:\d\d:\d\d: 4 segments of 16 frames\n", out)
+  assert re.search(r"0:00:06 in \d:\d\d:\d\d: 15 segments of 4 frames\n", out)
   assert "ratio" in out and "at the end" in out
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from data_pipelines.simulate.cue_reach import CueReach
 from data_pipelines.simulate.filming import simulated_clip
+from kairos_jax import seeds
 from kairos_jax.errors import KairosError
 from kairos_jax.evaluation import foresight, video_metrics
 from kairos_jax.evaluation.foresight import Foresight, Quality
@@ -21,7 +22,13 @@ def test_every_frame_is_held_against_the_true_one(model):
   video = np.stack([tiny.frames(21, seed=i) for i in range(3)])
   texts = ["push", "pull", "wait"]
   result = foresight.foresee(model, video, texts, mark=lambda x: x[..., 0] > 200)
-  want = model.imagine(model.prefill(video[:, :5], texts), 16)
+  stream, segments = model.prefill(video[:, :5], texts), []
+  for index in range(4):
+    latents = model.imagine_latents(stream, 1, seed=seeds.derive(0, "rollout", index))
+    pixels, stream = model.decode(stream, latents)
+    segments.append(pixels)
+    stream = model.extend_latents(stream, latents)
+  want = np.concatenate(segments, axis=1)
   np.testing.assert_array_equal(result.imagined, want)
   future, still = video[:, 5:], np.repeat(video[:, 4:5], 16, axis=1)
   assert result.model.psnr.shape == (3, 16) and result.fps == 10.0
