@@ -43,7 +43,7 @@ def asked(tmp_path, tiny_saved, monkeypatch):
     imagined = np.clip(future.astype(int) + 9, 0, 255).astype(np.uint8)
     nothing = np.full((clips, 16), np.nan)
     qualities = [
-      Quality(video_metrics.psnr(x, future), video_metrics.ssim(x, future), nothing, nothing)
+      Quality(video_metrics.psnr(x, future), video_metrics.ssim(x, future), nothing, nothing, nothing)
       for x in (imagined, np.repeat(seen[:, -1:], 16, axis=1))
     ]
     return Foresight(imagined, *qualities, 10.0)
