@@ -65,6 +65,8 @@ class GatedDeltaNet(nn.Module):
     log_decay = -jnp.exp(a_log) * jax.nn.softplus(a + dt_bias)
     beta = jax.nn.sigmoid(nn.Dense(self.heads, use_bias=False, dtype=self.dtype, name="b_proj")(x).astype(jnp.float32))
 
+    for name, value in dict(k=k, log_decay=log_decay, beta=beta).items():
+      self.sow("intermediates", name, value)
     read, matrix = gated_delta(
       q, k, v, log_decay, beta, None if state is None else state.matrix, implementation=self.kernels
     )
