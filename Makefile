@@ -1,4 +1,4 @@
-# make test | make demo | make lint | make docs | make test-core | make clean. Each sets itself up on a machine with
+# make test | make demo | make notebook | make lint | make docs | make test-core | make clean. Each sets itself up on a machine with
 # Python >= 3.11 and make.
 
 # The newest interpreter that will do, pyenv's included; override with `make test PYTHON=/path/to/python`.
@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 comma := ,
 READY := $(VENV)/.ready$(EXTRAS:%=-%)
 DOCS_READY := $(VENV)/.ready-docs
+NOTEBOOK_READY := $(VENV)/.ready-notebook
 # The demo starts sooner without what only tests need.
 DEMO_READY := $(VENV)/.ready-demo
 # The oldest supported end has an environment of its own, without compilers for chips that are absent.
@@ -24,7 +25,7 @@ CORE_TESTS := tests/model tests/flow \
 
 export MUJOCO_GL ?= egl
 
-.PHONY: test test-core demo lint docs clean
+.PHONY: test test-core demo notebook lint docs clean
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -34,6 +35,10 @@ test-core: $(CORE_READY)
 
 demo: $(DEMO_READY)
 	$(BIN)/kairos demo
+
+# Each .py there opens as a notebook, paired by jupytext.
+notebook: $(NOTEBOOK_READY)
+	$(BIN)/jupyter lab experiments/notebooks
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -54,6 +59,10 @@ $(READY): setup.cfg pyproject.toml .ci/setup
 
 $(DOCS_READY): $(READY)
 	.ci/setup $(BIN)/python $(VENV) docs
+	touch $@
+
+$(NOTEBOOK_READY): $(READY)
+	.ci/setup $(BIN)/python $(VENV) notebook
 	touch $@
 
 $(DEMO_READY): setup.cfg pyproject.toml .ci/setup

@@ -56,11 +56,17 @@ class CueReach:
     self.frame = 0
     self.touched: list[str] = []
 
-  def reset(self, seed: int | Sequence[int]) -> Observation:
-    """Starts the episode that `seed` names: ball positions, goal and start are drawn from it."""
+  def reset(self, seed: int | Sequence[int], goal: int | None = None) -> Observation:
+    """Starts the episode that `seed` names: ball positions, goal and start are drawn from it.
+
+    Args:
+      seed: of everything.
+      goal: in the place of the one drawn: the same scene with the other color.
+    """
     rng = np.random.default_rng(seed)
     self.table.scatter(rng)
-    self.goal = int(rng.integers(2))
+    drawn = int(rng.integers(2))
+    self.goal = drawn if goal is None else goal
     self.table.place_tip(rng.uniform(-0.06, 0.06, 3))
     self.frame, self.touched = 0, []
     return self._observe()

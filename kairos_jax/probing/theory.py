@@ -9,18 +9,18 @@ Gates = Float[np.ndarray, "*N"]
 def operator_norm(key: Float[np.ndarray, "*N K"], decay: Gates, beta: Gates) -> Gates:
   """How much one step of the shipped update, S -> decay (I - beta k k^T) S, can keep of an error, exactly.
 
-  Across the key nothing but the decay acts; along it, 1 - beta |k|^2 as well.
+  Across the key nothing but the decay acts; along it, 1 - beta k'k as well.
   """
   return decay * np.maximum(1.0, np.abs(1 - beta * np.square(key).sum(axis=-1)))
 
 
 def paper_rho(key: Float[np.ndarray, "*N K"], decay: Gates, beta: Gates) -> Gates:
-  """Lemma 3's contraction, decay + beta |k|^2: an upper bound of the norm of S -> S (decay I - beta k k^T)."""
+  """Lemma 3's contraction, decay + beta k'k: an upper bound of the norm of S -> S (decay I - beta k k^T)."""
   return decay + beta * np.square(key).sum(axis=-1)
 
 
 def lemma_3_holds(key: Float[np.ndarray, "*N K"], decay: Gates) -> Bool[np.ndarray, "*N"]:
-  """Whether |k|^2 < 1 - decay, which Lemma 3 asks for; a key of length 1 never does."""
+  """Whether k'k < 1 - decay, which Lemma 3 asks for; a key of length 1 never does."""
   return np.square(key).sum(axis=-1) < 1 - decay
 
 
