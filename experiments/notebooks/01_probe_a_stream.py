@@ -10,7 +10,7 @@
 # %% [markdown]
 # # What does a stream remember, where, and for how long?
 #
-# A model of CueReach has to remember the color that a bar showed in the first four frames. Here the arm is made to wait,
+# A model of CueReach has to remember the color that a bar showed in the first four frames. Here the arm has to wait,
 # so that the color is nowhere but in the memory, and the memory is opened.
 #
 # `KAIROS_MODEL` names another model of the same task, `KAIROS_EPISODES` another number of episodes.
@@ -62,7 +62,7 @@ print(f"{episodes} episodes of {length} frames; layers: {', '.join(recording.kin
 # %% [markdown]
 # ## Can the color be read?
 #
-# A linear probe on each layer's output, at each latent frame, on scenes that it was not fitted on. Attention layers lose
+# A linear probe on each layer's output, at each latent frame, on scenes it was not fitted on. Attention layers lose
 # the color when it has left their windows, unless they read it from a delta net below them. The last row is the delta
 # net's state.
 
