@@ -120,6 +120,21 @@ class MixtureConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+  """Adapters that train in the place of the parameters, see `model.lora`.
+
+  Attributes:
+    rank, alpha, targets: see `lora.Lora`.
+    beside: patterns of parameters that train themselves beside the adapters, such as those of a robot of other joints.
+  """
+
+  rank: Count
+  alpha: Positive
+  targets: tuple[str, ...]
+  beside: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class StageConfig:
   """One stage.
 
@@ -130,6 +145,7 @@ class StageConfig:
     tasks, max_observed: see `ObjectiveConfig`.
     optimizer: `config.optimizer` with what the stage says itself.
     frozen: patterns of the parameters that do not train in this stage, see `frozen.split`.
+    lora: adapters that train, while all parameters but those it names are frozen; None trains the parameters.
   """
 
   share: Positive
@@ -141,6 +157,7 @@ class StageConfig:
   crop: Literal["start", "random", "anywhere"]
   optimizer: OptimizerConfig
   frozen: tuple[str, ...] = ()
+  lora: LoraConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +188,9 @@ class RunConfig:
   Attributes:
     order: of the stages.
     codec, bridge: kind and options, see `kairos_jax.assembly`.
-    init_from: a run's stage, a saved model or a released safetensors file to start from.
+    init_from: a run's stage, a saved model or a released safetensors file to start from; of several, separated by
+      commas, the first that has a part gives it.
+    init_new: patterns of parameters that are made anew, though the start has them, such as those of other joints.
     platform: where the run must be; None takes the one that JAX finds.
     validation: what is measured on held-out clips; with None, all clips train.
   """
@@ -185,6 +204,7 @@ class RunConfig:
   train: TrainConfig
   stages: Mapping[str, StageConfig]
   init_from: str | None = None
+  init_new: tuple[str, ...] = ()
   platform: Literal["cpu", "gpu", "tpu"] | None = None
   validation: ValidationConfig | None = None
 
@@ -305,6 +325,10 @@ def _check_names(run: RunConfig) -> None:
 
 def _check_stage(run: RunConfig, name: str, stage: StageConfig) -> None:
   """That what the stage is made of can be made."""
+  if stage.lora and stage.frozen:
+    raise refused(
+      f"stages.{name}.frozen", stage.frozen, "() beside lora, which freezes all that lora.beside leaves out"
+    )
   try:
     Mixture(stage.mixture.start, stage.mixture.end)
     objective_config(run, name)

@@ -22,16 +22,13 @@ from kairos_jax.interop.saved_model import SavedModel
 from kairos_jax.model import ActionConfig, WorldActionModel
 from kairos_jax.parallel import process
 from kairos_jax.parallel.mesh import make_mesh
-from kairos_jax.training import frozen as frozen_lib
-from kairos_jax.training import parts
+from kairos_jax.training import adapted, parts
 from kairos_jax.training import start as start_lib
 from kairos_jax.training.checkpoint import load_params
 from kairos_jax.training.loop import train
 from kairos_jax.training.parts import Params
 from kairos_jax.training.run_config import RunConfig, model_config, objective_config, stage_steps
 from kairos_jax.training.validation import Validation, held_out_losses
-
-ALWAYS_FROZEN = ("codec/*",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +57,8 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
   codec, encoder = assembly.make_codec(config.codec), assembly.make_encoder(config.bridge)
   this = _Run(config, workdir, sources, held_out, normalizers, codec, encoder)
 
-  start = start_lib.load(config.init_from, model_config(config, with_actions=True)) if config.init_from else {}
+  start = start_lib.load_all(config.init_from, model_config(config, with_actions=True)) if config.init_from else {}
+  start = start_lib.without(start, config.init_new)
   codec_path = workdir / "codec.safetensors"
   if process.is_first() and not codec_path.exists() and "codec" in start:
     parts.take_codec(codec, start, codec_path, str(config.init_from))
@@ -92,7 +90,8 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   towers = model_config(config, with_actions=stage.actions)
   init_key = jax.random.key(seeds.derive(config.seed, "stage", name, "init"))
   params = parts.grow(params, start, towers, this.encoder, init_key, config.init_from or "nothing")
-  objective = Objective(WorldActionModel(towers), this.encoder, this.codec, objective_config(config, name))
+  scale = adapted.lora_of(stage.lora).scale if stage.lora else 1.0
+  objective = Objective(WorldActionModel(towers), this.encoder, this.codec, objective_config(config, name), scale)
   mesh = make_mesh()
   data = make_loader(
     this.sources,
@@ -105,7 +104,8 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
     **_samples(this),
   )
   validation = _validation(this, objective, mesh) if config.validation and name in config.validation.stages else None
-  trained, frozen = frozen_lib.split(params, (*ALWAYS_FROZEN, *stage.frozen))
+  adapters_key = jax.random.key(seeds.derive(config.seed, "stage", name, "adapters"))
+  trained, frozen = adapted.split(params, stage, adapters_key)
   trained = train(
     name=name,
     loss_fn=objective,
@@ -122,8 +122,9 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   )
   best = None
   if validation and validation.keep_best:
-    best = frozen_lib.merge(load_params(this.workdir / name / "best"), frozen)
-  return frozen_lib.merge(trained, frozen), best
+    best = adapted.whole(load_params(this.workdir / name / "best"), frozen, stage)
+  adapted.save_adapters(this.workdir / name / "adapters.safetensors", trained, stage, towers)
+  return adapted.whole(trained, frozen, stage), best
 
 
 def _samples(this: _Run) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def _samples(this: _Run) -> dict[str, Any]:
   return dict(
     frames=config.data.frames,
     video_fps=config.data.video_fps,
-    tokenize=lambda text: this.encoder.tokenize([text])[0],
+    tokenize=lambda text: jax.tree.map(lambda x: x[0], this.encoder.tokenize([text])),
     state_dim=robot.state_dim,
     action_dim=robot.action_dim,
     action_steps=action_steps(config, this.normalizers),
