@@ -15,8 +15,9 @@ from data_pipelines.curriculum import Mixture
 from kairos_jax import assembly
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import ObjectiveConfig
+from kairos_jax.flow.official import OfficialVideoObjective
 from kairos_jax.interfaces import num_frames, num_latents
-from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig
+from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig, WorldActionModel
 from kairos_jax.model.config import named_dtype
 from kairos_jax.training.metrics import loss_names
 from kairos_jax.training.parse import OPERATIONAL, Range, operational_keys, parse, parse_fields, refused
@@ -143,6 +144,8 @@ class StageConfig:
     actions: whether the action tower trains too.
     mixture, crop, instruction_share: see `data_pipelines.loader.make_loader`.
     tasks, max_observed: see `ObjectiveConfig`.
+    objective: ours, or that of the reference's training code, see `flow.official`, which reads of these and of `train`
+      no more than the tasks.
     optimizer: `config.optimizer` with what the stage says itself.
     frozen: patterns of the parameters that do not train in this stage, see `frozen.split`.
     lora: adapters that train, while all parameters but those it names are frozen; None trains the parameters.
@@ -158,6 +161,7 @@ class StageConfig:
   optimizer: OptimizerConfig
   frozen: tuple[str, ...] = ()
   lora: LoraConfig | None = None
+  objective: Literal["kairos", "official_video"] = "kairos"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,6 +336,11 @@ def _check_stage(run: RunConfig, name: str, stage: StageConfig) -> None:
   try:
     Mixture(stage.mixture.start, stage.mixture.end)
     objective_config(run, name)
+    if stage.objective == "official_video":
+      if stage.actions:
+        raise KairosError("actions is True; allowed: False, for objective official_video trains the video tower alone")
+      towers = WorldActionModel(model_config(run, with_actions=False))
+      OfficialVideoObjective(towers, assembly.make_encoder(run.bridge), assembly.make_codec(run.codec), stage.tasks)
   except KairosError as error:
     raise KairosError(f"config key stages.{name}: {error}") from None
   model_config(run, with_actions=stage.actions)

@@ -16,6 +16,7 @@ from data_pipelines.normalize import EmbodimentNormalizer, make_normalizers
 from data_pipelines.source import ArrayRecordSource, ReadReport, Source
 from kairos_jax import assembly, seeds
 from kairos_jax.flow.objective import Objective
+from kairos_jax.flow.official import OfficialVideoObjective
 from kairos_jax.interfaces import ContextEncoder, VideoCodec
 from kairos_jax.interop import saved_model
 from kairos_jax.interop.saved_model import SavedModel
@@ -28,6 +29,7 @@ from kairos_jax.training.checkpoint import load_params
 from kairos_jax.training.loop import train
 from kairos_jax.training.parts import Params
 from kairos_jax.training.run_config import RunConfig, model_config, objective_config, stage_steps
+from kairos_jax.training.step import LossFn
 from kairos_jax.training.validation import Validation, held_out_losses
 
 
@@ -91,7 +93,11 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   init_key = jax.random.key(seeds.derive(config.seed, "stage", name, "init"))
   params = parts.grow(params, start, towers, this.encoder, init_key, config.init_from or "nothing")
   scale = adapted.lora_of(stage.lora).scale if stage.lora else 1.0
-  objective = Objective(WorldActionModel(towers), this.encoder, this.codec, objective_config(config, name), scale)
+  model = WorldActionModel(towers)
+  objective = Objective(model, this.encoder, this.codec, objective_config(config, name), scale)
+  loss_fn: LossFn = objective
+  if stage.objective == "official_video":
+    loss_fn = OfficialVideoObjective(model, this.encoder, this.codec, stage.tasks, scale)
   mesh = make_mesh()
   data = make_loader(
     this.sources,
@@ -108,7 +114,7 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   trained, frozen = adapted.split(params, stage, adapters_key)
   trained = train(
     name=name,
-    loss_fn=objective,
+    loss_fn=loss_fn,
     params=trained,
     frozen=frozen,
     data=data,
