@@ -145,7 +145,7 @@ class Objective:
     self, params: Params, batch: Batch, clean: Float[Array, "B F h w C"], draws: Draws
   ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss and its parts for given draws; `clean` are the latents of the batch's video."""
-    context = self.encoder.encode(params["bridge"], self._drop_text(batch["tokens"], draws.text))
+    context = self.encoder.encode(params.get("bridge", {}), self._drop_text(batch["tokens"], draws.text))
     frame = jnp.arange(clean.shape[1])
     is_history = (frame < draws.num_observed[:, None])[..., None, None, None]
     latents = jnp.where(is_history, clean, _mix(clean, draws.noise, draws.sigma))

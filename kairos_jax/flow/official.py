@@ -116,7 +116,7 @@ class OfficialVideoObjective:
     kinds = [CONDITIONS[name][1] for name in sorted(CONDITIONS)]
     text, nothing = (jnp.asarray([kind == one for one in kinds])[condition] for kind in ("text", "nothing"))
     chosen = jax.tree.map(lambda some, none: jnp.where(text, some, none), tokens, self.encoder.without_text(tokens))
-    context = self.encoder.encode(params["bridge"], chosen)
+    context = self.encoder.encode(params.get("bridge", {}), chosen)
     mask = jnp.ones(context.tokens.shape[:2], bool) if context.mask is None else context.mask
     return Context(jnp.where(nothing, 0, context.tokens), mask & ~nothing)
 

@@ -195,6 +195,8 @@ class RunConfig:
     init_from: a run's stage, a saved model or a released safetensors file to start from; of several, separated by
       commas, the first that has a part gives it.
     init_new: patterns of parameters that are made anew, though the start has them, such as those of other joints.
+    context_cache: folder in which the contexts of all texts are kept, where the text encoder is frozen; None computes
+      them in each step, see `training.contexts`.
     platform: where the run must be; None takes the one that JAX finds.
     validation: what is measured on held-out clips; with None, all clips train.
   """
@@ -209,6 +211,7 @@ class RunConfig:
   stages: Mapping[str, StageConfig]
   init_from: str | None = None
   init_new: tuple[str, ...] = ()
+  context_cache: str | None = None
   platform: Literal["cpu", "gpu", "tpu"] | None = None
   validation: ValidationConfig | None = None
 
@@ -333,6 +336,9 @@ def _check_stage(run: RunConfig, name: str, stage: StageConfig) -> None:
     raise refused(
       f"stages.{name}.frozen", stage.frozen, "() beside lora, which freezes all that lora.beside leaves out"
     )
+  beside = stage.lora.beside if stage.lora else ()
+  if run.context_cache and ("bridge/*" not in stage.frozen if not stage.lora else any("bridge" in x for x in beside)):
+    raise refused("context_cache", run.context_cache, f"None, or 'bridge/*' among stages.{name}.frozen")
   try:
     Mixture(stage.mixture.start, stage.mixture.end)
     objective_config(run, name)

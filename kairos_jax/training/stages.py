@@ -23,7 +23,7 @@ from kairos_jax.interop.saved_model import SavedModel
 from kairos_jax.model import ActionConfig, WorldActionModel
 from kairos_jax.parallel import process
 from kairos_jax.parallel.mesh import make_mesh
-from kairos_jax.training import adapted, parts
+from kairos_jax.training import adapted, contexts, parts
 from kairos_jax.training import start as start_lib
 from kairos_jax.training.checkpoint import load_params
 from kairos_jax.training.loop import train
@@ -92,6 +92,13 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   towers = model_config(config, with_actions=stage.actions)
   init_key = jax.random.key(seeds.derive(config.seed, "stage", name, "init"))
   params = parts.grow(params, start, towers, this.encoder, init_key, config.init_from or "nothing")
+  bridge: Params = {}
+  if config.context_cache:
+    bridge = {"bridge": jax.device_get(params["bridge"])}
+    every = {**this.sources, **{f"held out of {name}": source for name, source in this.held_out.items()}}
+    cached = contexts.fill(config.context_cache, this.encoder, params["bridge"], contexts.texts_of(every))
+    params = {part: value for part, value in params.items() if part != "bridge"}
+    this = dataclasses.replace(this, encoder=cached)
   scale = adapted.lora_of(stage.lora).scale if stage.lora else 1.0
   model = WorldActionModel(towers)
   objective = Objective(model, this.encoder, this.codec, objective_config(config, name), scale)
@@ -128,9 +135,9 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   )
   best = None
   if validation and validation.keep_best:
-    best = adapted.whole(load_params(this.workdir / name / "best"), frozen, stage)
+    best = adapted.whole(load_params(this.workdir / name / "best"), frozen, stage) | bridge
   adapted.save_adapters(this.workdir / name / "adapters.safetensors", trained, stage, towers)
-  return adapted.whole(trained, frozen, stage), best
+  return adapted.whole(trained, frozen, stage) | bridge, best
 
 
 def _samples(this: _Run) -> dict[str, Any]:
