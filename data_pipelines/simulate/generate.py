@@ -17,7 +17,12 @@ from data_pipelines.simulate.physics import Physics
 from data_pipelines.simulate.robot import Robot
 from kairos_jax.errors import KairosError
 
-KINDS: dict[str, type[Physics] | type[Hand] | type[Robot]] = {"physics": Physics, "hand": Hand, "robot": Robot}
+KINDS: dict[str, Callable[[int], Physics | Hand | Robot]] = {
+  "physics": Physics,
+  "hand": Hand,
+  "robot": Robot,
+  "turned_robot": functools.partial(Robot, source="turned_robot", robot="turned_arm"),
+}
 _PER_SHARD = 64
 _VERSION = 2  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade
 

@@ -73,6 +73,11 @@ def _places(config: WorldActionConfig, path: tuple[str, ...]) -> tuple[str, list
   return local, [prefix + (name.replace("head.head.", "head.") if tower == "action" else name)]
 
 
+def layer_names(path: tuple[str, ...], config: WorldActionConfig) -> list[str]:
+  """The reference's names of a parameter of the towers' layers, one for each layer group."""
+  return _places(config, path)[1]
+
+
 def to_reference(params: Params, config: WorldActionConfig) -> dict[str, np.ndarray]:
   """Parameters as the reference's state dict."""
   tensors = {}

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from kairos_jax.model import rotation
 from kairos_jax.model.gated_delta_net import DeltaState, GatedDeltaNet
+from kairos_jax.model.lora import COLLECTION
 
 # q, k, v [B *S H D] -> what each query reads [B *S H D].
 Attend = Callable[[Array, Array, Array], Array]
@@ -162,7 +163,7 @@ REMAT_POLICIES = {
 
 
 def scan_groups(group: type[nn.Module], groups: int, remat: str) -> type[nn.Module]:
-  """Repeats a layer group: parameters, memories and intermediates get a leading axis, and it compiles once.
+  """Repeats a layer group: parameters, adapters, memories and intermediates get a leading axis; it compiles once.
 
   The group is called with (x, xs, shared): `xs` is cut along its leading axis, `shared` goes to every repeat.
   """
@@ -170,7 +171,7 @@ def scan_groups(group: type[nn.Module], groups: int, remat: str) -> type[nn.Modu
     group = nn.remat(group, policy=REMAT_POLICIES[remat], prevent_cse=False)
   return nn.scan(
     group,
-    variable_axes={"params": 0, "intermediates": 0},
+    variable_axes={"params": 0, COLLECTION: 0, "intermediates": 0},
     split_rngs={"params": True},
     in_axes=(0, nn.broadcast),
     out_axes=0,
