@@ -1,7 +1,7 @@
 """The run-time checker of signatures, shapes included, that tests/conftest.py puts on all modules of PACKAGES.
 
-Its cost in processor time: tests/flow/test_objective.py takes 1.11 times as long with it, tests/training/test_loop.py 1.21
-times, and tests/data_pipelines/test_loader.py, which compiles nothing, 1.7 times (7 s instead of 4 s).
+Its cost in processor time: tests/flow/test_objective.py takes 1.11 times as long with it, tests/training/test_loop.py
+1.21 times, and tests/data_pipelines/test_loader.py, which compiles nothing, 1.7 times (7 s instead of 4 s).
 
 It is looser than the signatures in six ways:
 
@@ -9,8 +9,8 @@ It is looser than the signatures in six ways:
 * numpy's numbers stand for Python's, and whole numbers for floats;
 * pytrees may be made of anything: JAX rebuilds them with shapes, types, axis numbers or None in the place of arrays;
 * of a sequence one element is looked at, drawn at random, and of a mapping the first;
-* the bodies of kernels, whose arguments are references, and functions that are nested in others for JAX to call, often have
-  no annotations, and where there are none nothing is checked;
+* the bodies of kernels, whose arguments are references, and functions that are nested in others for JAX to call, often
+  have no annotations, and where there are none nothing is checked;
 * a test that gives values of wrong types on purpose, to see them refused, is marked `mistakes` and runs unchecked.
 """
 
