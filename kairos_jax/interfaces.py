@@ -50,7 +50,7 @@ class VideoCodec(Protocol):
     """Pixels along a latent pixel's height and width."""
 
   def fit(
-    self, clips: Iterable[UInt8[np.ndarray, "T H W 3"]], seed: int, progress: Callable[[float], None]
+    self, clips: Iterable[UInt8[np.ndarray, "_ H W 3"]], seed: int, progress: Callable[[float], None]
   ) -> PyTree[Array]:
     """Parameters, as nested dicts, made from sample clips of whole latents; `progress` hears the share that is done.
 

@@ -51,7 +51,7 @@ class Score(NamedTuple):
   successes: int
   episodes: int
   kept: int
-  films: list[UInt8[np.ndarray, "T H W 3"]]
+  films: list[UInt8[np.ndarray, "_ H W 3"]]
 
   @property
   def rate(self) -> Interval:

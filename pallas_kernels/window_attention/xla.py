@@ -101,10 +101,9 @@ def _token_level(q, k, v, rule: MaskRule):
 
   def visible(query, key):
     offset = jnp.arange(tokens)
-    distance = (key[:, None] * tokens + offset).reshape(1, -1) - (query[:, None] * tokens + offset).reshape(-1, 1)
+    query_tokens, key_tokens = ((x[:, None] * tokens + offset).reshape(-1) for x in (query, key))
     inside = jnp.repeat((key >= 0) & (key < total), tokens)
-    near = True if rule.window_size is None else jnp.abs(distance) <= rule.window_size * tokens
-    return (near & inside)[None, None]
+    return (rule.near_tokens(query_tokens[:, None], key_tokens[None], tokens) & inside)[None, None]
 
   out = _banded(q, k, v, rule.window_size, visible)
   return rearrange(out, "b p n l h d -> b (n p) l h d")[:, :frames]

@@ -53,7 +53,7 @@ def results(tmp_path):
     frame_strip=tmp_path / "strip.png",
     foresight=foresight(),
     stages=[report.Stage("I", "physics", 200, 400, 1.5, tmp_path / "metrics.jsonl", ("video_loss", "action_loss"))],
-    latencies=[report.Latency("action only", Times(0.0182, 0.0201, 30))],
+    latencies=[report.Latency("action only", Times(0.0182, 0.0201, 30, 0.0182))],
     reproduce=["make demo"],
     config={"train": {"steps": 400}},
   )

@@ -50,7 +50,7 @@ def asked(tmp_path, tiny_saved, monkeypatch):
 
   def measure(model, frames, instruction, *, rounds):
     asked["latency"] = (frames.shape, instruction, rounds)
-    return {"action-only": Times(0.0123, 0.02, rounds), "joint": Times(0.5, 0.7, rounds)}
+    return {"action-only": Times(0.0123, 0.02, rounds, 0.0123), "joint": Times(0.5, 0.7, rounds, 0.5)}
 
   video = np.stack([tiny.frames(21, seed=i) for i in range(clips)])
   monkeypatch.setattr(demo, "build", lambda *what: asked.update(build=what))
