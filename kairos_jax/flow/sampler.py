@@ -115,7 +115,7 @@ def sample_video(
         f"guidance is {guidance} and {missing} is None; with history both contexts need one, or neither"
       )
     branches.append((_required(negative, guidance), negative_memory))
-  velocity = guided(_video_velocity(model, params, observed), branches, guidance)
+  velocity = guided(video_velocity(model, params, observed), branches, guidance)
   return euler(velocity, noise, schedule, hold(observed), trace=trace)
 
 
@@ -162,7 +162,7 @@ def sample_joint(
       method="denoise_joint",
     )
     if guidance != 1.0:
-      without = _video_velocity(model, params, observed)(latents, timestep[0], negative, None)
+      without = video_velocity(model, params, observed)(latents, timestep[0], negative, None)
       video = without + guidance * (video - without)
     return video, action
 
@@ -197,7 +197,10 @@ def _required(negative: Context | None, guidance: float) -> Context:
   return negative
 
 
-def _video_velocity(model: WorldActionModel, params: Params, observed: Array | None):
+def video_velocity(
+  model: WorldActionModel, params: Params, observed: Array | None
+) -> Callable[[Array, Array, Context, Memory | None], Array]:
+  """(latents, timestep, context, memory) -> velocity, the first frames being observed."""
   num_observed = 0 if observed is None else observed.shape[1]
 
   def velocity(latents, timestep, context, memory):

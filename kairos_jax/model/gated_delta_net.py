@@ -62,6 +62,7 @@ class GatedDeltaNet(nn.Module):
     a = nn.Dense(self.heads, use_bias=False, dtype=self.dtype, name="a_proj")(x).astype(jnp.float32)
     a_log = self.param("A_log", _init_a_log, (self.heads,))
     dt_bias = self.param("dt_bias", _init_dt_bias, (self.heads,))
+    a_log, dt_bias = a_log.astype(jnp.float32), dt_bias.astype(jnp.float32)
     log_decay = -jnp.exp(a_log) * jax.nn.softplus(a + dt_bias)
     beta = jax.nn.sigmoid(nn.Dense(self.heads, use_bias=False, dtype=self.dtype, name="b_proj")(x).astype(jnp.float32))
 

@@ -56,6 +56,7 @@ class SelfAttention(nn.Module):
   heads: int
   eps: float
   dtype: Any
+  float16_rope: bool = False
 
   @nn.compact
   def __call__(
@@ -66,6 +67,8 @@ class SelfAttention(nn.Module):
     q = nn.RMSNorm(self.eps, dtype=self.dtype, name="norm_q")(q)
     k = nn.RMSNorm(self.eps, dtype=self.dtype, name="norm_k")(k)
     q, k, v = (rearrange(y, "... (h d) -> ... h d", h=self.heads) for y in (q, k, v))
+    if self.float16_rope:
+      q, k = (y.astype(jnp.float16).astype(y.dtype) for y in (q, k))
     q, k = rotation.apply_rope(q, rope_cos_sin), rotation.apply_rope(k, rope_cos_sin)
     read = rearrange(attend(q, k, v), "... h d -> ... (h d)")
     return nn.Dense(self.dim, dtype=self.dtype, name="o")(read), {"k": k, "v": v}
@@ -109,6 +112,7 @@ class Block(nn.Module):
   key_dim: int = 0  # of the gated delta net
   value_dim: int = 0
   kernels: str = "auto"
+  float16_rope: bool = False
 
   @nn.compact
   def __call__(
@@ -141,7 +145,7 @@ class Block(nn.Module):
       mixed = mixed.reshape(hidden.shape)
     else:
       assert attend is not None, f"a block of kind {self.kind} needs `attend`"
-      mixed, kept = SelfAttention(*attention, name="self_attn")(hidden, rope_cos_sin, attend)
+      mixed, kept = SelfAttention(*attention, self.float16_rope, name="self_attn")(hidden, rope_cos_sin, attend)
     x = x + gate_a * mixed
 
     hidden = self._norm("cross_attn_norm", affine=True)(x).reshape(x.shape[0], -1, self.dim)

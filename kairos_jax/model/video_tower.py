@@ -54,6 +54,7 @@ class _VideoGroup(nn.Module):
         config.key_dim,
         config.value_dim,
         config.kernels,
+        config.float16_rope,
         name=name,
       )
       x, kept = block(
@@ -83,6 +84,14 @@ class _VideoGroup(nn.Module):
     return window_attention(q, k, v, self.config.attention_rule(kind), span, implementation=self.config.kernels)
 
 
+@flax.struct.dataclass
+class Reuse:
+  """What the blocks added in an earlier pass to the patches, and whether this pass adds it again and skips them."""
+
+  again: Bool[Array, ""]
+  added: Float[Array, "B F L D"]
+
+
 class VideoTower(nn.Module):
   """Hybrid attention in linear cost; see `VideoConfig`."""
 
@@ -99,7 +108,8 @@ class VideoTower(nn.Module):
     length: Int[Array, "B"] | None = None,
     memory: Memory | None = None,
     remember: bool = False,
-  ) -> tuple[Float[Array, "B F H W C"], dict[str, Any]]:
+    reuse: Reuse | None = None,
+  ) -> tuple[Float[Array, "B F H W C"], Any]:
     """One pass over F latent frames.
 
     Args:
@@ -108,9 +118,11 @@ class VideoTower(nn.Module):
       length: frames that are not padding; None: all.
       memory: of the frames before these.
       remember: also return what a memory keeps of these frames, for `memory.extend`.
+      reuse: what the blocks added in an earlier pass, and whether to add it again in their place.
 
     Returns:
-      Velocity (noise minus data) of every frame, and what was written by layer ({} without `remember`).
+      Velocity (noise minus data) of every frame, and what was written by layer ({} without `remember`); with `reuse`,
+      in its place what the blocks added.
 
     Raises:
       KairosError: height or width is not a multiple of the patch; a memory under the token-level rule.
@@ -154,7 +166,18 @@ class VideoTower(nn.Module):
     )
     past = {} if memory is None else {**memory.window, **memory.delta}
     groups = scan_groups(_VideoGroup, config.groups, config.remat)(config, remember, name="groups")
-    x, written = groups(x, past, shared)
+    if reuse is None:
+      x, written = groups(x, past, shared)
+    else:
+      before, modules = x, groups
+      x = nn.cond(
+        reuse.again,
+        lambda _, x: x + reuse.added.astype(x.dtype),
+        lambda groups, x: groups(x, past, shared)[0],
+        modules,
+        x,
+      )
+      written = x - before
 
     init = nn.initializers.normal(config.dim**-0.5)
     modulation = self.param("head_modulation", init, (2, config.dim)).astype(config.dtype) + t[..., None, :]
@@ -165,6 +188,12 @@ class VideoTower(nn.Module):
     out = head(modulate(norm(x), scale, shift))
     velocity = rearrange(out, "b f (h w) (x y z c) -> b (f x) (h y) (w z) c", h=rows, w=columns, **patch)
     return velocity.astype(jnp.float32), written
+
+
+def modulation(params: dict[str, Any], config: VideoConfig, timesteps: Float[Array, "B F"]) -> Float[Array, "B F 6 D"]:
+  """What the timesteps of frames make of every block: all that a cache needs to know whether a pass would differ."""
+  _, t_mod = TimeEmbedding(config.dim, config.freq_dim).apply({"params": params["time"]}, timesteps)
+  return t_mod
 
 
 def history_frames(written: dict[str, Any], config: VideoConfig, frames: int) -> dict[str, memory_lib.FrameCache]:
