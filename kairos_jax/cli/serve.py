@@ -29,6 +29,9 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_string("host", "127.0.0.1", "address to listen on", flag_values=table)
   flags.DEFINE_integer("port", 8000, "for clients", lower_bound=0, flag_values=table)
   flags.DEFINE_integer("metrics_port", None, "for Prometheus (default: none)", lower_bound=0, flag_values=table)
+  flags.DEFINE_integer(
+    "legacy_port", None, "for clients of the reference's HTTP service, on this machine only", flag_values=table
+  )
   flags.DEFINE_string("api_key_file", None, "file with the key that clients must send", flag_values=table)
   flags.DEFINE_string("embodiment", None, "which of the model's robots (default: the first)", flag_values=table)
   flags.DEFINE_integer("sessions", 16, "robots that have a memory at a time", lower_bound=1, flag_values=table)
@@ -60,6 +63,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     deadline=values.deadline_ms / 1000,
     idle=values.idle_s,
     embodiment=values.embodiment,
+    legacy_port=values.legacy_port,
   )
   counts = dict(sessions=values.sessions, batch=min(values.batch, values.sessions), steps=values.steps)
   serving = server.build(runtime.load(values.model), options, **counts)

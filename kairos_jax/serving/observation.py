@@ -62,9 +62,13 @@ class Reader:
     images = {name: images.get(name, flat[name]) for name in self.robot.cameras}
     if missing := [name for name, image in images.items() if not isinstance(image, np.ndarray)]:
       raise KairosError(f"camera {missing[0]!r} is missing; this robot has {', '.join(self.robot.cameras)}")
+    return self.request(self._frames(images), message.get("state", message.get("observation/state")), message)
+
+  def request(self, frames: UInt8[np.ndarray, "T H W 3"], state: Any, message: Mapping[str, Any]) -> Request:
+    """A request with frames of the model's size; raises as `read` does."""
     return Request(
-      frames=self._frames(images),
-      state=self._state(message.get("state", message.get("observation/state"))),
+      frames=frames,
+      state=self._state(state),
       prompt=text(message, "prompt", MAX_TEXT),
       seed=_number(message, "seed", 2**64 - 1),
       deadline=None if (ms := _number(message, "deadline_ms", 3_600_000)) is None else ms / 1000,

@@ -30,6 +30,7 @@ from kairos_jax.runtime import WorldModel
 from kairos_jax.serving.client import WireError, pack, unpack
 from kairos_jax.serving.dispatcher import Dispatcher, Refused
 from kairos_jax.serving.engine import Engine
+from kairos_jax.serving.legacy import Legacy
 from kairos_jax.serving.metrics import Metrics
 from kairos_jax.serving.observation import MAX_NAME, Reader, text
 
@@ -52,6 +53,7 @@ class Options:
     max_bytes: of one message.
     max_connections: at a time.
     embodiment: which of the model's robots; None is the first.
+    legacy_port: of the reference's HTTP service, on the loopback address; None leaves it out.
   """
 
   host: str = "127.0.0.1"
@@ -63,6 +65,7 @@ class Options:
   max_bytes: int = 16 << 20
   max_connections: int = 1024
   embodiment: str | None = None
+  legacy_port: int | None = None
 
 
 class Server:
@@ -70,7 +73,8 @@ class Server:
 
   def __init__(self, engine: Engine, options: Options):
     """Makes it; `run` serves. Raises KairosError if the model does not drive the robot."""
-    self._options, self._reader = options, Reader(engine.model, options.embodiment)
+    self._engine, self._options = engine, options
+    self._reader = Reader(engine.model, options.embodiment)
     self._metadata = pack(metadata(engine, self._reader))
     self._metrics = Metrics()
     self._dispatcher = Dispatcher(engine, self._metrics, deadline=options.deadline)
@@ -78,7 +82,8 @@ class Server:
     self._answered: dict[str, tuple[str, bytes]] = {}  # of each session: the last request's id, and its answer
     self._draining = False
     self._working = 0  # messages that came and are not answered yet
-    self.port: int | None = None  # set when it listens
+    self.port: int | None = None  # set when it listens, as the next
+    self.legacy_port: int | None = None
 
   async def run(self, ready: asyncio.Event | None = None, stop: asyncio.Event | None = None) -> None:
     """Compiles, listens until SIGTERM, SIGINT or `stop`, answers what was accepted, and returns."""
@@ -90,6 +95,12 @@ class Server:
     await asyncio.to_thread(self._dispatcher.start)
     if options.metrics_port is not None:
       self._metrics.listen(options.host, options.metrics_port)
+    legacy = None
+    if options.legacy_port is not None:
+      horizon = self._engine.model.saved.action_horizon
+      numbers = dict(port=options.legacy_port, max_bytes=options.max_bytes)
+      legacy = Legacy(self._reader, self._dispatcher, horizon, **numbers)
+      self.legacy_port = legacy.port
     server = await serve(
       self._converse,
       options.host,
@@ -111,6 +122,8 @@ class Server:
     self._draining = True
     server.close(close_connections=False)
     sweeper.cancel()
+    if legacy:
+      await asyncio.to_thread(legacy.close)
     await self._dispatcher.drain()
     with contextlib.suppress(TimeoutError):  # one who does not read is not waited for
       async with asyncio.timeout(_LAST_WORDS):
