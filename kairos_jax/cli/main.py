@@ -34,6 +34,7 @@ COMMANDS = {
   "demo": Command("kairos_jax.cli.demo", "grow a model from nothing in minutes, watch it imagine and act"),
   "train": Command("kairos_jax.cli.train", "train an experiment's curriculum"),
   "evaluate": Command("kairos_jax.cli.evaluate", "success of a trained model in closed loop, beside its baselines"),
+  "serve": Command("kairos_jax.cli.serve", "serve a trained model to robots over a websocket"),
   "data": Command("kairos_jax.cli.data", "make datasets: rendered here, or imported from robot and video formats"),
   "parity": Command("kairos_jax.cli.parity", "hold the model against golden data of the reference"),
   "bench": Command("kairos_jax.cli.bench", "measure what longer videos, the kernels and a model's answers cost"),
@@ -49,6 +50,7 @@ EXAMPLES = """\
   kairos train --config=experiments/cue_reach.py --workdir=runs/cue_reach --config.train.steps=1000
   kairos evaluate --model=runs/cue_reach
   kairos rollout --model=runs/demo --minutes=10
+  kairos serve --model=runs/demo
   kairos bench scaling
   kairos bench kernels --op=gated_delta
   kairos kernels check --targets=v5e,v6e

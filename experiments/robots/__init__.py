@@ -1,0 +1,1 @@
+"""Robots that ask a policy server: programs to copy and change."""

@@ -1,0 +1,199 @@
+"""From many connections to one device: a queue, a thread that owns the engine, and deadlines.
+
+The thread takes what waits when the device is free, at most one request of a session and at most a batch. It never
+waits for a batch to fill. A request that would miss its deadline is refused when it arrives: what the batches before it
+and its own take is longer than it has.
+"""
+
+import asyncio
+import collections
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from absl import logging
+
+from kairos_jax.errors import KairosError
+from kairos_jax.serving.engine import Answer, Engine, Full
+from kairos_jax.serving.metrics import Metrics
+from kairos_jax.serving.observation import Request
+
+_MARGIN = 1.25  # batches take unequally long: what is promised is a little longer than what was measured
+_REMEMBER = 0.1  # weight of the latest batch in the running mean of their times
+
+
+class Refused(Exception):
+  """The server does not take a request. `code`: overloaded, draining or internal."""
+
+  def __init__(self, code: str, message: str):
+    super().__init__(message)
+    self.code = code
+
+
+@dataclasses.dataclass
+class _Job:
+  """A request, or something else that the thread shall do with the engine in the session's order."""
+
+  session: str
+  future: asyncio.Future[Any]
+  request: Request | None
+  deadline: float  # of time.monotonic()
+  act: Callable[[], Any] | None = None
+
+
+class Dispatcher:
+  """Owns the device thread. Its coroutines belong to one event loop."""
+
+  def __init__(self, engine: Engine, metrics: Metrics, *, deadline: float):
+    """Does not start yet.
+
+    Args:
+      engine: from now on the thread's own.
+      metrics: are counted here.
+      deadline: seconds that a request has which names none.
+    """
+    self._engine, self._metrics, self._deadline = engine, metrics, deadline
+    self._queue: collections.deque[_Job] = collections.deque()
+    self._changed = threading.Condition()
+    self._busy_until = 0.0  # when the batch at work should be done; 0: the device is free
+    self._seconds: dict[int, float] = {}  # of a batch, by its size
+    self._state = "new"
+    self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+
+  def start(self) -> None:
+    """Compiles everything, which can take minutes, and starts the thread."""
+    self._seconds = self._engine.warm_up()
+    self._state = "open"
+    self._thread.start()
+
+  async def infer(self, session: str, request: Request, arrived: float) -> Answer:
+    """The answer to a request that arrived at this moment of time.monotonic().
+
+    Raises:
+      Refused: it would come too late, there are too many sessions, or the server is ending.
+      KairosError: the engine refuses it.
+    """
+    allowed = self._deadline if request.deadline is None else request.deadline
+    late = time.monotonic() - arrived
+    with self._changed:
+      if self._state != "open":
+        raise Refused("draining", "the server is ending")
+      if (wait := late + self._wait()) > allowed:
+        text = f"an answer would take {1000 * wait:.0f} ms; the deadline is {1000 * allowed:.0f} ms"
+        raise Refused("overloaded", text)
+    return await self._put(session, request, arrived + allowed)
+
+  async def reset(self, session: str) -> None:
+    """Forgets what a session saw, after what it has already asked."""
+    await self._put(session, None, float("inf"), lambda: self._engine.reset(session))
+
+  async def release(self, session: str) -> None:
+    """Gives up a session's memory, after what it has already asked."""
+    await self._put(session, None, float("inf"), lambda: self._engine.release(session))
+
+  async def release_idle(self, seconds: float) -> list[str]:
+    """Gives up the memories of sessions that have asked nothing for so long."""
+    return await self._put("", None, float("inf"), lambda: self._engine.release_idle(seconds))
+
+  async def drain(self) -> None:
+    """Takes no requests any more, and returns when those that were taken are answered and the thread has ended."""
+    with self._changed:
+      self._state = "draining"
+      self._changed.notify()
+    while self._thread.is_alive():
+      await asyncio.sleep(0.01)
+
+  def _wait(self) -> float:
+    """Seconds until a request that comes now would be answered, as far as one can tell."""
+    full, rest = divmod(sum(job.request is not None for job in self._queue), self._engine.batch)
+    batches = full * self._seconds[self._engine.batch] + self._seconds[_bucket(rest + 1)]
+    return max(0.0, self._busy_until - time.monotonic()) + batches * _MARGIN
+
+  async def _put(self, session: str, request: Request | None, deadline: float, act: Any = None) -> Any:
+    job = _Job(session, asyncio.get_running_loop().create_future(), request, deadline, act)
+    with self._changed:
+      if not self._thread.is_alive():
+        raise Refused("draining", "the server is ending")
+      self._queue.append(job)
+      self._metrics.queue.set(len(self._queue))
+      self._changed.notify()
+    return await job.future
+
+  def _run(self) -> None:
+    while True:
+      with self._changed:
+        self._busy_until = 0.0
+        while not self._queue:
+          if self._state == "draining":
+            return
+          self._changed.wait()
+        jobs = self._take()
+        self._busy_until = time.monotonic() + self._seconds[_bucket(len(jobs))]
+        self._metrics.queue.set(len(self._queue))
+      self._work(jobs)
+      self._metrics.sessions.set(self._engine.sessions)
+
+  def _take(self) -> list[_Job]:
+    """One job of something else, or requests of different sessions, oldest first; the order of a session is kept."""
+    if self._queue[0].act is not None:
+      return [self._queue.popleft()]
+    taken: dict[str, _Job] = {}
+    passed: set[str] = set()  # sessions with a job that stays
+    left: collections.deque[_Job] = collections.deque()
+    for job in self._queue:
+      if job.act is None and job.session not in passed and len(taken) < self._engine.batch and job.session not in taken:
+        taken[job.session] = job
+      else:
+        passed.add(job.session)
+        left.append(job)
+    self._queue = left
+    return list(taken.values())
+
+  def _work(self, jobs: list[_Job]) -> None:
+    now = time.monotonic()
+    if (act := jobs[0].act) is not None:
+      _tell(jobs[0], act())
+      return
+    for job in [job for job in jobs if now > job.deadline or job.future.cancelled()]:
+      _tell(job, Refused("overloaded", "the deadline passed while the request waited"))
+      jobs.remove(job)
+    requests = {job.session: job.request for job in jobs if job.request is not None}
+    if not requests:
+      return
+    try:
+      answers = self._engine.infer(requests)
+    except Exception:
+      logging.exception("a batch of %d requests failed", len(jobs))
+      for job in jobs:
+        self._engine.release(job.session)
+        _tell(job, Refused("internal", "the server failed; the session's memory was lost"))
+      return
+    seconds = time.monotonic() - now
+    size = _bucket(len(jobs))
+    self._seconds[size] += _REMEMBER * (seconds - self._seconds[size])
+    self._metrics.batch_seconds.observe(seconds)
+    self._metrics.batch_size.observe(len(jobs))
+    for job in jobs:
+      answer = answers[job.session]
+      _tell(job, Refused("overloaded", str(answer)) if isinstance(answer, Full) else answer)
+
+
+def _bucket(count: int) -> int:
+  """The batch size at which so many requests run."""
+  return 1 << (count - 1).bit_length()
+
+
+def _tell(job: _Job, result: Any) -> None:
+  """Gives a result, or an error, to the coroutine that waits; nothing if nobody does any more."""
+
+  def settle() -> None:
+    if not job.future.done():
+      failed = isinstance(result, Refused | KairosError)
+      job.future.set_exception(result) if failed else job.future.set_result(result)
+
+  try:
+    job.future.get_loop().call_soon_threadsafe(settle)
+  except RuntimeError:  # the loop has ended
+    pass
