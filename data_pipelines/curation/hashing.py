@@ -10,13 +10,13 @@ from scipy import fft
 from data_pipelines.curation.operators.view import View
 
 VERSION = 1
-HZ = 4.0
+HZ = 8.0
 _SIDE, _KEPT = 32, 8
 _CONTRAST = 4.0  # of the 32 x 32 luminance, standard deviation; a frame with less has nothing to be known by
 
 
 def signature(view: View) -> UInt64[np.ndarray, "N"]:
-  """Four hashes a second; 0 stands for a frame without contrast."""
+  """Eight hashes a second; 0 stands for a frame without contrast."""
   small = np.stack(
     [
       np.asarray(

@@ -36,10 +36,9 @@ class Taxonomy:
     self, parent: Int[np.ndarray, "K"], names: list[str], words: dict[str, list[int]], attributes: list[str]
   ):
     self.parent, self._names, self.words, self.attributes = parent, names, words, attributes
-    self.depth = np.zeros(len(parent), np.int16)
-    for level in range(1, 1000):
-      below = (parent >= 0) & (self.depth[parent] == level - 1) & (self.depth == 0)
-      below[parent < 0] = False
+    self.depth = np.where(parent < 0, 0, -1).astype(np.int16)
+    for level in range(1, 2**15):
+      below = (self.depth < 0) & (self.depth[parent] == level - 1)
       if not below.any():
         break
       self.depth[below] = level

@@ -36,7 +36,7 @@ def motion(view: View) -> float:
   lengths = []
   for start in starts:
     first, second = (_shrunk(video[index].mean(axis=2, dtype=np.float32), step) for index in (start, start + 1))
-    if first.std() < 1e-3 and second.std() < 1e-3:
+    if min(first.shape) < 2 or first.std() < 1e-3 and second.std() < 1e-3:
       lengths.append(0.0)  # nothing whose motion could be seen
       continue
     flow = optical_flow_ilk(first / 255, second / 255, radius=4, num_warp=4)

@@ -78,6 +78,8 @@ def dissolves(
     residual: how far from the line the frames between may be, relative to its length, root mean square.
     dip: the least share of the detail that a mixture lacks which is lacking, fitted over all frames between.
   """
+  if not len(features.thumbnail):
+    return []
   pictures = features.thumbnail.reshape(len(features.thumbnail), -1).astype(np.float32)
   found: list[tuple[float, Transition]] = []
   for length in lengths:
