@@ -8,7 +8,8 @@ usage:
   kairos data export --folder=FOLDER/robot --out=FOLDER
   kairos data ingest [--from=KIND] --path=PATH --out=WORK [--picture_size=256] [--video_fps=16]
   kairos data curate --work=WORK [--operators=NAME,...] [--bounds=NAME:LEAST:MOST,...] [--copies]
-  kairos data caption --work=WORK [--captioners=template,openai --server=URL --model=NAME [--judge_model=NAME]]
+  kairos data caption --work=WORK [--captioners=template,openai,qwen] [--server=URL --model=NAME --judge_model=NAME]
+    [--qwen=FOLDER]
   kairos data pack --work=WORK --out=FOLDER
   kairos data stats --work=WORK
   kairos data inspect --work=WORK [--show=kept|rejected] [--node=Human/Hands] [--port=8080]

@@ -15,7 +15,7 @@ from kairos_jax.cli.data_import import parse_cameras, parse_size
 from kairos_jax.errors import KairosError
 
 if TYPE_CHECKING:
-  from data_pipelines.curation.captions import Server
+  from data_pipelines.curation.captions import Model, Server
   from data_pipelines.curation.workspace import Workspace
 
 
@@ -26,9 +26,10 @@ def define_flags(table: flags.FlagValues) -> None:
     "operators": "curate: names joined by commas; all that need no model if not given",
     "bounds": "curate: instead of an operator's own, as in blur:50:,motion:1:80 (NAME:LEAST:MOST)",
     "taxonomy": "curate: a tree of your own, as data_pipelines/curation/taxonomy.txt",
-    "captioners": "caption: template or openai, joined by commas; template if not given",
+    "captioners": "caption: template, openai or qwen, joined by commas; template if not given",
     "server": "caption: of openai, up to /v1; the environment variable OPENAI_API_KEY is sent, if there is one",
     "model": "caption: that the server has",
+    "qwen": "caption: the folder of Qwen3.5 or Qwen2.5-VL as released, for the captioner qwen",
     "judge_model": "caption: of the same server, to judge the captions; a rubric of the text alone if not given",
     "node": "inspect: of the taxonomy, as in Human/Hands",
   }
@@ -118,14 +119,13 @@ def run_caption(values: flags.FlagValues) -> None:
 
   workspace = _workspace(values, "caption")
   names = list(filter(None, values.captioners.split(","))) or ["template"]
-  if unknown := [name for name in names if name not in ("template", "openai")]:
-    raise KairosError(f"--captioners={values.captioners}: {unknown[0]!r} is none; template and openai are")
-  server = _server(values, values.model) if "openai" in names else None
-  members: list[captions.Captioner] = [
-    captions.TemplateCaptioner() if name == "template" or server is None else captions.ChatCaptioner(server)
-    for name in names
-  ]
-  fuser = captions.ChatFuser(server) if server and len(members) > 1 else captions.agreeing
+  if unknown := [name for name in names if name not in ("template", "openai", "qwen")]:
+    raise KairosError(f"--captioners={values.captioners}: {unknown[0]!r} is none; template, openai and qwen are")
+  models = [_model(values, name) for name in names if name != "template"]
+  members: list[captions.Captioner] = [captions.ChatCaptioner(model) for model in models]
+  if "template" in names:
+    members.append(captions.TemplateCaptioner())
+  fuser = captions.ChatFuser(models[0]) if models and len(members) > 1 else captions.agreeing
   judge = captions.ChatJudge(_server(values, values.judge_model)) if values.judge_model else captions.Rubric()
   ensemble = Ensemble(members, fuser, judge)
   with console.progress("captions", total=1) as bar:
@@ -278,6 +278,20 @@ def _workspace(values: flags.FlagValues, command: str) -> "Workspace":
   if not values.work:
     raise KairosError(f"data {command} needs --work=FOLDER, which data ingest has made")
   return Workspace.open(values.work)
+
+
+def _model(values: flags.FlagValues, name: str) -> "Model":
+  if name == "openai":
+    return _server(values, values.model)
+  from kairos_jax.understanding.captioning import LocalModel
+
+  if not values.qwen:
+    raise KairosError("data caption with qwen needs --qwen=FOLDER of the model as released")
+  if values.processes > 1:
+    raise KairosError(
+      f"--processes={values.processes}: data caption with qwen needs --processes=1, as each holds a model"
+    )
+  return LocalModel(values.qwen)
 
 
 def _server(values: flags.FlagValues, model: str) -> "Server":

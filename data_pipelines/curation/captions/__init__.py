@@ -2,10 +2,11 @@
 
 template   deterministic, from what the data says of itself; needs nothing
 openai     any server of the OpenAI-compatible chat interface (vLLM, llama.cpp, a hosted model), shown five frames
+  qwen       Qwen3.5 or Qwen2.5-VL from its folder, in this process; kairos_jax.understanding.captioning
 """
 
 from data_pipelines.curation.captions.base import Caption, Captioner, Judge, Verdict
-from data_pipelines.curation.captions.chat import ChatCaptioner, ChatFuser, ChatJudge, Server
+from data_pipelines.curation.captions.chat import ChatCaptioner, ChatFuser, ChatJudge, Model, Server
 from data_pipelines.curation.captions.template import Rubric, TemplateCaptioner, agreeing
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
   "ChatFuser",
   "ChatJudge",
   "Judge",
+  "Model",
   "Rubric",
   "Server",
   "TemplateCaptioner",

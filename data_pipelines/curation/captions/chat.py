@@ -1,4 +1,6 @@
-"""Captions by a vision-language model behind the OpenAI-compatible chat interface, with the standard library alone."""
+"""Captions, fusion and judgment by a vision-language model: one behind the OpenAI-compatible chat interface, or any
+other that completes a text beside pictures.
+"""
 
 import base64
 import dataclasses
@@ -8,8 +10,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from data_pipelines.curation.captions.base import Caption, Verdict
@@ -36,9 +40,25 @@ JUDGE = (
 )
 
 
+@runtime_checkable
+class Model(Protocol):
+  """A vision-language model."""
+
+  @property
+  def name(self) -> str:
+    """Noted with every caption."""
+
+  @property
+  def attempts(self) -> int:
+    """How often it is asked where its answer is no JSON; 1 for one that would say the same again."""
+
+  def complete(self, text: str, pictures: Sequence[UInt8[np.ndarray, "H W 3"]]) -> str:
+    """The answer to pictures and a text; KairosError if there is none."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Server:
-  """A chat server.
+  """A chat server, reached by the standard library alone; a `Model`.
 
   Attributes:
     url: up to /v1, as in http://localhost:8000/v1.
@@ -56,15 +76,20 @@ class Server:
   attempts: int = 3
   pause: float = 1.0
 
-  def ask(self, text: str, view: View) -> dict[str, Any]:
-    """The JSON object that the model answers to a text and a clip's frames.
+  @property
+  def name(self) -> str:
+    """Of the model."""
+    return f"openai:{self.model}"
+
+  def complete(self, text: str, pictures: Sequence[UInt8[np.ndarray, "H W 3"]]) -> str:
+    """The answer to pictures and a text.
 
     Raises:
-      KairosError: it gave none in all attempts; what it said last is told.
+      KairosError: there was none in all attempts; what went wrong last is told.
     """
-    images = [{"type": "image_url", "image_url": {"url": _data_url(still)}} for still in view.stills]
+    images = [{"type": "image_url", "image_url": {"url": _data_url(picture)}} for picture in pictures]
     message = {"role": "user", "content": [*images, {"type": "text", "text": text}]}
-    body = {"model": self.model, "messages": [message], "temperature": 0, "seed": 0, "max_tokens": 1024}
+    body = {"model": self.model, "messages": [message], "temperature": 0, "max_tokens": 1024}
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
     request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
     problem = ""
@@ -73,8 +98,10 @@ class Server:
         time.sleep(self.pause * 2 ** (attempt - 1))
       try:
         with urllib.request.urlopen(request, timeout=self.timeout) as response:
-          answer = json.loads(response.read(_LONGEST))
-        return _object(answer["choices"][0]["message"]["content"])
+          answer = json.loads(response.read(_LONGEST))["choices"][0]["message"]["content"]
+        if isinstance(answer, str):
+          return answer
+        problem = "an answer that is no text"
       except urllib.error.HTTPError as error:
         problem = f"HTTP {error.code}"
         if error.code < 500 and error.code not in (408, 429):
@@ -84,43 +111,59 @@ class Server:
     raise KairosError(f"{self.url} gave no caption: {problem[:200]}")
 
 
+def ask(model: Model, text: str, view: View) -> dict[str, Any]:
+  """The JSON object that a model answers to a text and a clip's frames.
+
+  Raises:
+    KairosError: it gave none in all attempts; what it said last is told.
+  """
+  said = ""
+  for _ in range(model.attempts):
+    said = model.complete(text, list(view.stills))
+    try:
+      return _object(said)
+    except (ValueError, RecursionError):
+      continue
+  raise KairosError(f"{model.name} gave no caption but {said[:100]!r}")
+
+
 class ChatCaptioner:
-  """Asks a server what a clip shows."""
+  """Asks a model what a clip shows."""
 
   version = 1
 
-  def __init__(self, server: Server):
-    self._server, self.name = server, f"openai:{server.model}"
+  def __init__(self, model: Model):
+    self._model, self.name = model, model.name
 
   def caption(self, view: View) -> Caption:
     """Describes one clip."""
-    return _caption(self._server.ask(DESCRIBE, view))
+    return _caption(ask(self._model, DESCRIBE, view))
 
 
 class ChatFuser:
-  """Asks a server to make one caption of several."""
+  """Asks a model to make one caption of several."""
 
-  def __init__(self, server: Server):
-    self._server = server
+  def __init__(self, model: Model):
+    self._model = model
 
   def __call__(self, view: View, captions: Sequence[Caption]) -> Caption:
     if len(captions) == 1:
       return captions[0]
     given = json.dumps([dataclasses.asdict(caption) for caption in captions], ensure_ascii=False)
-    return _caption(self._server.ask(FUSE + given, view))
+    return _caption(ask(self._model, FUSE + given, view))
 
 
 class ChatJudge:
-  """Asks a server how good a caption is; it should not be the one that wrote it."""
+  """Asks a model how good a caption is; it should not be the one that wrote it."""
 
   version = 1
 
-  def __init__(self, server: Server):
-    self._server, self.name = server, f"openai:{server.model}"
+  def __init__(self, model: Model):
+    self._model, self.name = model, model.name
 
   def judge(self, view: View, caption: Caption) -> Verdict:
     """Of one clip and its caption."""
-    answer = self._server.ask(JUDGE + json.dumps(dataclasses.asdict(caption), ensure_ascii=False), view)
+    answer = ask(self._model, JUDGE + json.dumps(dataclasses.asdict(caption), ensure_ascii=False), view)
     score = answer.get("score")
     if not isinstance(score, int | float) or isinstance(score, bool) or not 0 <= score <= 1:
       raise KairosError(f"{self.name} judged with {score!r}: a number from 0 to 1 is required")

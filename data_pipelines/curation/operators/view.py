@@ -34,7 +34,7 @@ class View:
     return np.stack([np.asarray(frame.resize(size, Image.Resampling.BOX), np.float32) for frame in frames])
 
   @functools.cached_property
-  def stills(self) -> UInt8[np.ndarray, "5 H W 3"]:
+  def stills(self) -> UInt8[np.ndarray, "N H W 3"]:
     """Five frames, evenly spread; fewer of a shorter clip."""
     count = min(STILLS, len(self.video))
     return self.video[((np.arange(count) + 0.5) * len(self.video) / count).astype(int)]
