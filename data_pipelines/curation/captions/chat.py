@@ -1,6 +1,4 @@
-"""Captions, fusion and judgment by a vision-language model: one behind the OpenAI-compatible chat interface, or any
-other that completes a text beside pictures.
-"""
+"""Captions, fusion and judgment by a vision-language model: behind the OpenAI-compatible chat interface, or any other."""
 
 import base64
 import dataclasses
