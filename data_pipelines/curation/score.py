@@ -33,19 +33,20 @@ def score(workspace: Workspace, names: Sequence[str], processes: int = 1) -> Ite
   operators.check(chosen)
   wanted = versions(chosen)
   count = len(workspace.recordings().parts)
-  missing = [part for part in range(count) if not _done(workspace, part, wanted)]
+  missing = [part for part in range(count) if not _done(workspace, part, wanted | _shots(workspace, part))]
   done = count - len(missing)
   for part, report in pool.run(functools.partial(_Scoring, workspace, tuple(names)), missing, processes):
     if isinstance(report, pool.WorkerDied):
       with Ledger(workspace.ledger("scores", part)) as book:
-        book.append({"done": wanted, "left_out": {"a process died on it": 1}})
+        done_as = wanted | _shots(workspace, part)
+        book.append({"done": done_as, "clips": [], "left_out": {"a process died on it": 1}})
       report = Report()
       report.left_out["a process died on it"] += 1
     done += 1
     yield done, count, report
 
 
-def versions(chosen: Sequence[operators.Operator]) -> dict[str, int]:
+def versions(chosen: Sequence[operators.Operator]) -> dict[str, Any]:
   """Of the operators and of the signature: what a score must be of to count."""
   return {operator.name: operator.version for operator in chosen} | {"signature": hashing.VERSION}
 
@@ -54,18 +55,24 @@ def entries(workspace: Workspace, part: int) -> tuple[dict[str, Entry], dict[str
   """What is known of each clip of a part, merged, in the order of the clips; and what was left out of it, by reason."""
   clips: dict[str, Entry] = {}
   left_out: dict[str, int] = {}
+  there: list[str] | None = None  # of the last reading that came to its end; earlier shots may have been others
   for entry in ledger.read(workspace.ledger("scores", part)):
     if "done" in entry:
-      left_out = entry["left_out"]
+      left_out, there = entry["left_out"], entry["clips"]
     else:
       known = clips.setdefault(entry["clip"], {"scores": {}})
       known |= {key: value for key, value in entry.items() if key != "scores"}
       known["scores"] |= entry["scores"]
-  return clips, left_out
+  return clips if there is None else {name: clips[name] for name in there}, left_out
 
 
-def _done(workspace: Workspace, part: int, wanted: dict[str, int]) -> bool:
-  done: dict[str, int] = {}
+def _shots(workspace: Workspace, part: int) -> dict[str, Any]:
+  """By which detector a part's videos are cut."""
+  return {"shots": workspace.shots(part).get("version", "")} if workspace.segmented else {}
+
+
+def _done(workspace: Workspace, part: int, wanted: dict[str, Any]) -> bool:
+  done: dict[str, Any] = {}
   for entry in ledger.read(workspace.ledger("scores", part)):
     done |= entry.get("done", {})
   return wanted.items() <= done.items()
@@ -83,12 +90,15 @@ class _Scoring:
   def __call__(self, part: int) -> Report:
     report = Report()
     known, _ = entries(self._workspace, part)
+    names = []
     with Ledger(self._workspace.ledger("scores", part)) as book:
       for clip in self._recordings.clips(self._recordings.parts[part], report):
         name = clip_name(clip)
+        names.append(name)
         if entry := self._entry(clip, name, known.get(name, {"scores": {}})):
           book.append(entry)
-      book.append({"done": versions(self._chosen), "left_out": dict(report.left_out)})
+      done = versions(self._chosen) | _shots(self._workspace, part)
+      book.append({"done": done, "clips": names, "left_out": dict(report.left_out)})
     return report
 
   def _entry(self, clip: Clip, name: str, known: Entry) -> Entry | None:

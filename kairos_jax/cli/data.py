@@ -7,6 +7,7 @@ usage:
     [--picture_size=256]
   kairos data export --folder=FOLDER/robot --out=FOLDER
   kairos data ingest [--from=KIND] --path=PATH --out=WORK [--picture_size=256] [--video_fps=16]
+    [--shots=transnet]
   kairos data curate --work=WORK [--operators=NAME,...] [--bounds=NAME:LEAST:MOST,...] [--copies]
   kairos data caption --work=WORK [--captioners=template,openai,qwen] [--server=URL --model=NAME --judge_model=NAME]
     [--qwen=FOLDER]

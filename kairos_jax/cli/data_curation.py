@@ -16,6 +16,7 @@ from kairos_jax.errors import KairosError
 
 if TYPE_CHECKING:
   from data_pipelines.curation.captions import Model, Server
+  from data_pipelines.curation.shots.combine import Detector
   from data_pipelines.curation.workspace import Workspace
 
 
@@ -36,6 +37,7 @@ def define_flags(table: flags.FlagValues) -> None:
   for name, meaning in text.items():
     if name not in table:
       flags.DEFINE_string(name, "", meaning, flag_values=table)
+  flags.DEFINE_enum("shots", "ensemble", ["ensemble", "transnet"], "ingest: what finds shots", flag_values=table)
   flags.DEFINE_enum("show", "all", ["all", "kept", "rejected"], "inspect: which clips", flag_values=table)
   flags.DEFINE_float("least", 0.5, "pack: score of a caption's judge, 0 to 1", flag_values=table)
   flags.DEFINE_boolean("copies", False, "curate: keep near duplicates", flag_values=table)
@@ -68,7 +70,7 @@ def run_ingest(values: flags.FlagValues) -> None:
     seconds, shots, rejected = 0.0, 0, 0
     with console.progress("shots", total=len(reader.parts)) as bar:
       rate = _Rate()
-      for done, total, entry in ingest(workspace, values.processes):
+      for done, total, entry in ingest(workspace, values.processes, _detector(values.shots)):
         seconds += entry.get("frames", 0) / entry.get("hz", 1)
         shots, rejected = shots + len(entry.get("shots", [])), rejected + ("rejected" in entry)
         bar.update(done, f"{shots} shots, {rejected} videos rejected; {rate(seconds, 'video s', done, total)}")
@@ -270,6 +272,17 @@ class _Rate:
     passed = time.monotonic() - self._start
     left = passed / max(done - self._first, 1) * (total - done)
     return f"{amount / max(passed, 1e-6):.3g} {unit} a second, {left:.0f} s left"
+
+
+def _detector(name: str) -> "Detector":
+  from data_pipelines.curation.shots.combine import Ensemble
+
+  if name == "ensemble":
+    return Ensemble()
+  from kairos_jax.interop import transnet
+
+  transnet.load()  # refuses before the work begins
+  return transnet.TransNet()
 
 
 def _workspace(values: flags.FlagValues, command: str) -> "Workspace":

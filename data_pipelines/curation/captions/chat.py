@@ -1,4 +1,4 @@
-"""Captions, fusion and judgment by a vision-language model: behind the OpenAI-compatible chat interface, or any other."""
+"""Captions, fusion and judgment by a vision-language model, behind the OpenAI-compatible interface or any other."""
 
 import base64
 import dataclasses

@@ -1,22 +1,58 @@
 """One list of transitions from all detectors, and the shots between them."""
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from data_pipelines.curation.shots import detectors
+import numpy as np
+from jaxtyping import UInt8
+
+from data_pipelines.curation.shots import detectors, features
 from data_pipelines.curation.shots.detectors import Transition, spaced
-from data_pipelines.curation.shots.features import Features
 
-VERSION = 1  # of all that decides which transitions are found; a new one segments videos again
 _GAP = 8  # frames between two transitions, at least
 
 
-def ensemble(features: Features) -> list[Transition]:
+@runtime_checkable
+class Detector(Protocol):
+  """What finds the transitions of a video. Name and version are noted; another one segments the video again."""
+
+  @property
+  def name(self) -> str:
+    """In ledgers."""
+
+  @property
+  def version(self) -> int:
+    """Of all that decides which transitions are found."""
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """Height and width of the pictures that it wants."""
+
+  def __call__(self, frames: Iterator[UInt8[np.ndarray, "h w 3"]]) -> tuple[Sequence[tuple[int, int, str]], int]:
+    """The transitions as start, end and kind, in order; and the number of frames."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+  """The detectors of this package, together."""
+
+  name: str = "ensemble"
+  version: int = 1
+  size: tuple[int, int] = features.SIZE
+
+  def __call__(self, frames: Iterator[UInt8[np.ndarray, "36 64 3"]]) -> tuple[list[Transition], int]:
+    seen = features.of_frames(frames)
+    return ensemble(seen), len(seen.content)
+
+
+def ensemble(seen: features.Features) -> list[Transition]:
   """Hard cuts that stand out, or that all other detectors see, without flashes; fades; dissolves with no cut inside."""
-  found = detectors.fades(features)
-  cuts = spaced(sorted(detectors.adaptive(features) + detectors.agreed(features)), _GAP)
-  cuts = [cut for cut in cuts if cut not in detectors.flashes(features, cuts)]
+  found = detectors.fades(seen)
+  cuts = spaced(sorted(detectors.adaptive(seen) + detectors.agreed(seen)), _GAP)
+  cuts = [cut for cut in cuts if cut not in detectors.flashes(seen, cuts)]
   found += [cut for cut in cuts if _free(cut, found)]
-  found += [dissolve for dissolve in detectors.dissolves(features) if _free(dissolve, found)]
+  found += [dissolve for dissolve in detectors.dissolves(seen) if _free(dissolve, found)]
   return sorted(found)
 
 
@@ -39,7 +75,7 @@ class Shots(NamedTuple):
 
 
 def shots(
-  transitions: list[Transition],
+  transitions: Sequence[tuple[int, int, str]],
   frames: int,
   hz: float,
   shortest: float = 5.0,
@@ -54,8 +90,8 @@ def shots(
     hz: frames a second.
     shortest, longest, part: seconds. A last part that is shorter than `shortest` goes to the one before it.
   """
-  starts = [0, *(transition.end for transition in transitions)]
-  ends = [*(transition.start for transition in transitions), frames]
+  starts = [0, *(end for _, end, _ in transitions)]
+  ends = [*(start for start, _, _ in transitions), frames]
   kept, short = list[Span](), list[Span]()
   for start, end in zip(starts, ends, strict=True):
     if end - start < shortest * hz:

@@ -313,3 +313,25 @@ def test_a_folder_of_another_curation_and_an_empty_one_are_refused(done, raw, tm
   fresh = begin(tmp_path / "fresh", raw)
   with pytest.raises(KairosError, match="keeps no clip"):
     pack.pack(fresh, tmp_path / "out", "videos")
+
+
+class Halves:
+  """A detector that cuts every video in the middle of its first ten seconds, whatever it shows."""
+
+  name, version, size = "halves", 3, (9, 16)
+
+  def __call__(self, frames):
+    count = sum(frame.shape == (9, 16, 3) for frame in frames)
+    return ([(51, 53, "half")] if count > 100 else []), count
+
+
+def test_another_detector_cuts_again_and_what_it_does_not_cut_so_is_forgotten(raw, tmp_path):
+  workspace = curate(tmp_path / "work", raw)
+  before = {entry["clip"] for entry in decide.read(workspace)}
+  assert len(list(ingest.ingest(workspace, detector=Halves()))) == 10
+  assert list(ingest.ingest(workspace, detector=Halves())) == []
+  list(score.score(workspace, operators.DEFAULT))
+  decide.decide(workspace, Rules())
+  after = {entry["clip"] for entry in decide.read(workspace)}
+  assert before - after == {"a_two.mp4#0-60", "a_two.mp4#60-130"}
+  assert after - before == {"a_two.mp4#0-51", "a_two.mp4#53-130"}
