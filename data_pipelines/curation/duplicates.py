@@ -88,8 +88,8 @@ def _candidates(hashes: UInt64[np.ndarray, "N"], starts: Int[np.ndarray, "K_1"])
   begins_clip = np.zeros(len(hashes), bool)
   begins_clip[starts[:-1][np.diff(starts) > 0]] = True
   meetings = [np.zeros((0, 3), np.int64)]
-  for shift in (0, 32):
-    half = (hashes >> np.uint64(shift)).astype(np.uint32)
+  both = hashes.astype("<u8", copy=False).view("<u4").reshape(-1, 2)
+  for half in both.T:  # views: a copy for a million clips would be large
     # A picture that stands still says the same thing over and over: once is enough.
     new = begins_clip.copy()
     new[1:] |= half[1:] != half[:-1]

@@ -37,12 +37,12 @@ def begin(folder, raw):
 
 def curate(folder, raw, processes=1):
   workspace = begin(folder, raw)
-  for _ in ingest.ingest(workspace, processes):
+  for _ in ingest.ingest(workspace):
     pass
   for _ in score.score(workspace, operators.DEFAULT, processes):
     pass
   decide.decide(workspace, Rules())
-  for _ in caption.caption(workspace, ENSEMBLE, processes):
+  for _ in caption.caption(workspace, ENSEMBLE):
     pass
   return workspace
 
