@@ -95,8 +95,11 @@ def test_bad_counts(text):
 @pytest.mark.parametrize(
   "argv, line",
   [
-    ([], "data takes one of build, show, import, export; got none"),
-    (["burn"], "data takes one of build, show, import, export; got burn"),
+    ([], "data takes one of build, show, import, export, ingest, curate, caption, pack, stats, inspect; got none"),
+    (
+      ["burn"],
+      "data takes one of build, show, import, export, ingest, curate, caption, pack, stats, inspect; got burn",
+    ),
     (["build"], "data build needs --out=FOLDER"),
     (["show"], "data show needs --folder=FOLDER"),
     (["show", "--folder=nowhere"], "no dataset in nowhere"),
