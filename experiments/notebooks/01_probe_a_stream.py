@@ -70,7 +70,7 @@ print(f"{episodes} episodes of {length} frames; layers: {', '.join(recording.kin
 # %%
 def accuracy(features):
   """The probe's accuracy and its control's, by layer."""
-  found = probing.decode(features, labels)
+  found = probing.decode(features, labels, groups=np.tile(np.arange(episodes // 2), 2))
   return {layer: (found.accuracy[layer].value, found.control[layer].value) for layer in features}
 
 
@@ -148,16 +148,14 @@ def touched(environments, stream, states):
 
 
 count = min(episodes // 2, 48)
-transplants = {"nothing": {}, "everything": {"parts": probing.intervene.PARTS}}
-transplants |= {f"only {part}": {"parts": [part]} for part in probing.intervene.PARTS}
+transplants = {"nothing": (), "everything": probing.PARTS} | {f"only {part}": (part,) for part in probing.PARTS}
 for waited in (1, 9):
   frames = model.codec.first_frames + waited * stride
-  for name, options in transplants.items():
+  for name, parts in transplants.items():
     environments, film, states = wait(0, frames, count)
     stream = model.prefill(film, CueReach.instruction)
     donor = model.prefill(wait(1, frames, count)[1], CueReach.instruction)
-    if options:
-      stream = probing.transplant(stream, donor, model, **options)
+    stream = probing.transplant(stream, donor, model, parts=parts)
     balls = touched(environments, stream, states)
     own, theirs = (wilson(balls.count(ball), count) for ball in BALLS)
     print(f"after {frames} frames, {name:13}: own color {own.value:.2f} ({own.low:.2f} to {own.high:.2f}), "

@@ -8,6 +8,7 @@ from kairos_jax.probing.compare import Similarity as Similarity
 from kairos_jax.probing.compare import compare as compare
 from kairos_jax.probing.decode import Decoding as Decoding
 from kairos_jax.probing.decode import decode as decode
+from kairos_jax.probing.intervene import PARTS as PARTS
 from kairos_jax.probing.intervene import silence as silence
 from kairos_jax.probing.intervene import transplant as transplant
 from kairos_jax.probing.perturb import Followed as Followed

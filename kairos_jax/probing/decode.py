@@ -37,12 +37,19 @@ class Decoding:
     return draw.legend(panel)
 
 
-def decode(features: Mapping[int, Float[np.ndarray, "N ..."]], labels: Int[np.ndarray, "N"], seed: int = 0) -> Decoding:
+def decode(
+  features: Mapping[int, Float[np.ndarray, "N ..."]],
+  labels: Int[np.ndarray, "N"],
+  groups: Int[np.ndarray, "N"] | None = None,
+  seed: int = 0,
+) -> Decoding:
   """Fits a logistic regression to each layer's features of N episodes, in five folds.
 
   Args:
     features: by layer, for instance `{i: s[-1] for i, s in recording.state.items()}`.
     labels: what is to be told, as classes.
+    groups: episodes of one group, such as one scene with several labels, are held out together: a probe that has seen
+      one of them has learned what the others are not. None: each is alone.
     seed: of the folds, the projection and the shuffle.
 
   Raises:
@@ -54,12 +61,17 @@ def decode(features: Mapping[int, Float[np.ndarray, "N ..."]], labels: Int[np.nd
       f"decode: {dict(zip(classes.tolist(), counts.tolist(), strict=True))} episodes a class; "
       f"two classes or more of at least {FOLDS} are needed"
     )
+  groups = np.arange(len(labels)) if groups is None else groups
   shuffled = np.random.default_rng(seed).permutation(labels)
   flat = {layer: np.asarray(x, np.float32).reshape(len(labels), -1) for layer, x in features.items()}
-  return Decoding(*({layer: _held_out(x, target, seed) for layer, x in flat.items()} for target in (labels, shuffled)))
+  return Decoding(
+    *({layer: _held_out(x, target, groups, seed) for layer, x in flat.items()} for target in (labels, shuffled))
+  )
 
 
-def _held_out(x: Float[np.ndarray, "N D"], labels: Int[np.ndarray, "N"], seed: int) -> Interval:
+def _held_out(
+  x: Float[np.ndarray, "N D"], labels: Int[np.ndarray, "N"], groups: Int[np.ndarray, "N"], seed: int
+) -> Interval:
   try:
     from sklearn import linear_model, model_selection, pipeline, preprocessing, random_projection
   except ImportError as error:
@@ -67,6 +79,6 @@ def _held_out(x: Float[np.ndarray, "N D"], labels: Int[np.ndarray, "N"], seed: i
   steps = [preprocessing.StandardScaler(), linear_model.LogisticRegression(C=0.1, max_iter=1000)]
   if x.shape[1] > MOST_FEATURES:
     steps.insert(0, random_projection.GaussianRandomProjection(MOST_FEATURES, random_state=seed))
-  folds = model_selection.StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-  told = model_selection.cross_val_predict(pipeline.make_pipeline(*steps), x, labels, cv=folds)
+  folds = model_selection.StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+  told = model_selection.cross_val_predict(pipeline.make_pipeline(*steps), x, labels, groups=groups, cv=folds)
   return wilson(int((told == labels).sum()), len(labels))

@@ -22,15 +22,15 @@ class Followed:
   """The difference that an error makes, after each of T latent frames.
 
   Attributes:
+    out: norm of the difference of the last layer's output.
     state: Frobenius norm of the difference of each head's matrix; entry 0 is the error itself.
     bound: what the decay alone leaves of the error. The state's difference never exceeds it, because a correction
       along a key of length at most 1 shrinks or keeps it (docs/memory.md).
-    out: norm of the difference of the last layer's output.
   """
 
+  out: Float[np.ndarray, "T B"]
   state: Float[np.ndarray, "T+1 B H"]
   bound: Float[np.ndarray, "T+1 B H"]
-  out: Float[np.ndarray, "T B"]
 
   def plot(self, axes: Axes | None = None) -> Axes:
     """State and bound over latent frames, a color for each head, the mean over streams."""
@@ -66,7 +66,7 @@ def perturb(
     raise KairosError(f"an error of size {size}: 0 or more")
   run = jax.jit(functools.partial(_follow, model, group, name))
   state, decay, out = run(model.params, stream, jnp.moveaxis(latents, 1, 0), size, jax.random.key(seed))
-  return Followed(np.asarray(state), np.asarray(decay) * np.asarray(state[:1]), np.asarray(out))
+  return Followed(np.asarray(out), np.asarray(state), np.asarray(decay) * np.asarray(state[:1]))
 
 
 def _follow(model: WorldModel, group: int, name: str, params: Any, stream: Stream, latents: Array, size, key):

@@ -24,6 +24,15 @@ def test_what_is_there_is_read_and_what_is_not_is_chance():
   assert [text.get_text() for text in found.plot().get_legend().get_texts()] == ["probe", "shuffled labels"]
 
 
+def test_twins_are_held_out_together():
+  """Scenes that are there with both labels and say nothing of it: told apart from their twins, all would be wrong."""
+  rng = np.random.default_rng(3)
+  scenes = np.repeat(rng.standard_normal((40, 60)), 2, axis=0)
+  labels, twins = np.tile([0, 1], 40), np.repeat(np.arange(40), 2)
+  assert probing.decode({0: scenes}, labels).accuracy[0].value < 0.2
+  assert probing.decode({0: scenes}, labels, groups=twins).accuracy[0].value == 0.5
+
+
 def test_wide_states_are_projected():
   rng = np.random.default_rng(1)
   labels = rng.integers(3, size=90)

@@ -47,6 +47,7 @@ def test_a_layers_part_alone_is_moved(model, streams):
   assert same(moved.memory.window["layer_0"], streams[0].memory.window["layer_0"])
 
 
+@pytest.mark.mistakes
 def test_bad_transplants(model, streams):
   later = model.extend(streams[1], np.zeros((2, 4, 16, 16, 3), np.uint8))
   with pytest.raises(KairosError, match=r"streams at frames \[3, 3\] and \[4, 4\]"):
