@@ -17,6 +17,9 @@ DEMO_READY := $(VENV)/.ready-demo
 CORE_VENV := .venv-3.11
 CORE_READY := $(CORE_VENV)/.ready
 
+# Whole files, whose fixtures are made once, in the order of tests/conftest.py: long ones first.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+
 # What has to work on the oldest Python and JAX too: model, flow, kernels, resuming, loading, the command line.
 CORE_TESTS := tests/model tests/flow \
   tests/pallas_kernels/gated_delta/test_reference.py tests/pallas_kernels/gated_delta/test_xla.py \
@@ -28,10 +31,10 @@ export MUJOCO_GL ?= egl
 .PHONY: test test-core demo notebook lint docs clean
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-core: $(CORE_READY)
-	$(CORE_VENV)/bin/python -m pytest -n 2 --dist loadfile $(CORE_TESTS)
+	$(CORE_VENV)/bin/python -m pytest $(WORKERS) $(CORE_TESTS)
 
 demo: $(DEMO_READY)
 	$(BIN)/kairos demo

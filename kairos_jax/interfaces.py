@@ -83,8 +83,15 @@ class ContextEncoder(Protocol):
   def text_dim(self) -> int:
     """Width of a context token."""
 
+  @property
+  def comes_trained(self) -> bool:
+    """Whether `init` reads its parameters from files, and does not draw them."""
+
   def init(self, key: Array) -> PyTree[Array]:
     """Fresh parameters, as nested dicts."""
+
+  def param_shapes(self) -> PyTree:
+    """The parameters as `jax.ShapeDtypeStruct`; nothing is read or drawn for them."""
 
   def tokenize(self, texts: Sequence[str], images: Sequence[np.ndarray] | None = None) -> PyTree[np.ndarray]:
     """On the host: arrays of fixed shapes, one row a sample. Images are refused by an encoder that cannot see."""

@@ -14,6 +14,30 @@ settings.register_profile("any speed", deadline=None)
 settings.load_profile("any speed")
 
 
+# Files that take minutes for few tests. Two workers take whole files in turn, so that these must not come last.
+LONG = (
+  "tests/demo/test_demo.py",
+  "tests/test_docs.py",
+  "tests/runtime/test_world_model.py",
+  "tests/model/test_memory.py",
+  "tests/codec/test_wan.py",
+  "tests/training/test_released_codec.py",
+  "tests/training/test_start.py",
+  "tests/cli/test_train.py",
+  "tests/model/test_towers.py",
+  "tests/interop/test_goldens.py",
+  "tests/understanding/test_generation.py",
+  "tests/runtime/test_slots.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+  """Puts LONG first; `--no-loadscope-reorder` keeps that order."""
+  files = [str(config.rootpath / name) for name in LONG]
+  items.sort(key=lambda item: files.index(str(item.path)) if str(item.path) in files else len(files))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
   """Leaves signatures unchecked in a test that breaks them on purpose."""

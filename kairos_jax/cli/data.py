@@ -106,8 +106,10 @@ def parse_counts(text: str) -> dict[str, int]:
 
 def _build(folder: str, counts: dict[str, int], seed: int, size: int) -> None:
   from data_pipelines.simulate import generate
+  from kairos_jax import console
 
-  generate.build(folder, counts, seed, size)
+  with console.progress("data", total=sum(counts.values())) as bar:
+    generate.build(folder, counts, seed, size, progress=bar.update)
 
 
 def _show(folder: str, clips: int) -> None:

@@ -63,7 +63,7 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
   start = start_lib.without(start, config.init_new)
   codec_path = workdir / "codec.safetensors"
   if process.is_first() and not codec_path.exists() and "codec" in start:
-    parts.take_codec(codec, start, codec_path, str(config.init_from))
+    parts.take_codec(codec, start, codec_path, str(config.init_from), config.codec.get("weights"))
   codec_seed = seeds.derive(config.seed, "codec")
   params: Params = {"codec": parts.codec_params(codec, config.codec.get("weights"), codec_path, sources, codec_seed)}
   best = None
@@ -185,10 +185,10 @@ def _validation(this: _Run, objective: Objective, mesh: Mesh) -> Validation:
 
 
 def _save(this: _Run, folder: Path, params: Params) -> None:
-  """Writes a model of the run, in the first process."""
+  """Writes a model of the run, in the first process; without an action tower where no stage trained one."""
   config = this.config
   saved = SavedModel(
-    model_config=model_config(config, with_actions=True),
+    model_config=model_config(config, with_actions="action" in params),
     encoder=this.encoder,
     codec=this.codec,
     params=jax.device_get(params),

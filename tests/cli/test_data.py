@@ -1,5 +1,7 @@
 """`kairos data`: what it builds, what it shows, and how it says no."""
 
+from unittest.mock import ANY
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -56,7 +58,7 @@ def test_build_passes_its_flags_on(tmp_path, monkeypatch):
   calls = []
   monkeypatch.setattr(generate, "build", lambda *args, **kwargs: calls.append((*args, kwargs)))
   assert cli.main(["data", "build", f"--out={tmp_path}", "--counts=physics:3,robot:5", "--seed=7", "--size=32"]) == 0
-  assert calls == [(str(tmp_path), {"physics": 3, "robot": 5}, 7, 32, {})]
+  assert calls == [(str(tmp_path), {"physics": 3, "robot": 5}, 7, 32, {"progress": ANY})]
 
 
 def test_import_of_a_video_folder_and_what_it_says(tmp_path, capsys):

@@ -53,7 +53,7 @@ def asked(tmp_path, tiny_saved, monkeypatch):
     return {"action-only": Times(0.0123, 0.02, rounds, 0.0123), "joint": Times(0.5, 0.7, rounds, 0.5)}
 
   video = np.stack([tiny.frames(21, seed=i) for i in range(clips)])
-  monkeypatch.setattr(demo, "build", lambda *what: asked.update(build=what))
+  monkeypatch.setattr(demo, "build", lambda *what, progress: asked.update(build=what))
   monkeypatch.setattr(demo.curriculum, "run_claimed", train)
   monkeypatch.setattr(demo.comparison, "compare", compare)
   monkeypatch.setattr(demo.foresight_lib, "unseen_clips", lambda model, count: (video, ["go"] * clips))
