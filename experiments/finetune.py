@@ -1,7 +1,7 @@
 """Fine-tunes a world-action model on a robot: Stage III from a released or an own model, video and action together.
 
   kairos data import --from=libero --path=LIBERO_FOLDER --out=runs/data/libero
-  kairos train --config=experiments/finetune.py:libero,lora --workdir=runs/libero --config.init_from=weights/wam
+  kairos train --config=experiments/finetune.py:libero,lora,from=weights/wam --workdir=runs/libero
   kairos train --config=experiments/finetune.py:lerobot=runs/data/mine,lora,from=runs/demo --workdir=runs/mine
   kairos train --config=experiments/finetune.py:manifest=runs/data/clips,from=runs/demo --workdir=runs/video
 
@@ -9,8 +9,8 @@ Data: `libero` and `robotwin` read runs/data/libero and runs/data/robotwin, `ler
 LeRobot dataset, `manifest=PATH` an import of JSON lines of videos and captions, which trains the video tower alone by
 the reference's own objective. `kairos data import` makes each of them.
 
-Model: `from=FOLDER` is a saved model; its shape and parts are taken, and the run starts from it. Without it the model
-is the released one: its towers lie at `init_from`, its VAE at config.codec.weights, its language model in
+Model: `from=PATH` is what the run starts from. A saved model gives its shape and all its parts. Anything else is the
+released model: its towers lie at PATH, its VAE at config.codec.weights, its language model in
 config.bridge.folder. Its 5 billion parameters, their average and two moments are 80 GB in float32; with adapters the
 parameters alone are left, 20 GB.
 
@@ -33,12 +33,12 @@ ATTENTION = ("*/self_attn/?", "*/cross_attn/?", "*/gated_delta/*", "*/ffn/*")
 
 
 def get_config(data: str = "libero") -> ConfigDict:
-  """`data`: libero, robotwin, lerobot=PATH or manifest=PATH; then, after commas, lora and from=FOLDER."""
+  """`data`: libero, robotwin, lerobot=PATH or manifest=PATH; then, after commas, lora and from=PATH."""
   what, *options = data.split(",")
   kind, _, path = what.partition("=")
   unknown = [x for x in options if x != "lora" and not x.startswith("from=")]
   if unknown or kind not in (*ROBOTS, "lerobot", "manifest") or (kind in ROBOTS) == bool(path):
-    raise ValueError(f"{data!r}; allowed: libero, robotwin, lerobot=PATH or manifest=PATH, then ,lora and ,from=FOLDER")
+    raise ValueError(f"{data!r}; allowed: libero, robotwin, lerobot=PATH or manifest=PATH, then ,lora and ,from=PATH")
   start = next((x.removeprefix("from=") for x in options if x.startswith("from=")), None)
   folder = Path(path or f"runs/data/{kind}")
   actions = kind != "manifest"
@@ -113,12 +113,12 @@ def get_config(data: str = "libero") -> ConfigDict:
 _NO_DELTA = ("action", "*/gated_delta/*")  # the action tower has attention alone
 
 
-def _saved(folder: str) -> dict[str, Any]:
-  """What model.json says, of a model's folder or of its run's."""
+def _saved(folder: str) -> dict[str, Any] | None:
+  """What model.json says, of a saved model's folder or of its run's; None where there is none."""
   for path in (Path(folder, "model.json"), Path(folder, "model", "model.json")):
     if path.exists():
       return json.loads(path.read_text())
-  raise ValueError(f"from={folder}: no model.json there; allowed: the folder of a saved model or of its run")
+  return None
 
 
 def _tower(saved: dict[str, Any] | None, name: str) -> dict[str, Any]:

@@ -68,9 +68,9 @@ def test_other_words_are_refused(words):
     finetune.get_config(words)
 
 
-def test_a_start_without_a_model_is_told(tmp_path):
-  with pytest.raises(ValueError, match="no model.json there"):
-    finetune.get_config(f"lerobot=x,from={tmp_path}")
+def test_a_start_that_is_no_saved_model_is_a_released_one(tmp_path):
+  config = finetune.get_config(f"libero,from={tmp_path}/wam")
+  assert config.init_from == f"{tmp_path}/wam" and (config.codec.kind, config.bridge.kind) == ("wan", "qwen")
 
 
 @pytest.mark.parametrize("variant", ["full", "lora", "scratch"])
