@@ -1,8 +1,8 @@
 """What fine-tuning is worth: the demo's model on a robot of another color, camera and order of its commands.
 
 The model is written as an official file and loaded from there, and sees 50 demonstrations of the other robot. Success
-before, after 200 steps of all parameters, after 200 steps of adapters, and after 200 steps from scratch (towers and text
-encoder are new, the codec is the same), each over 100 episodes, for three seeds.
+before, after 200 steps of all parameters, after 200 steps of adapters, and after 200 steps from scratch, each over 100
+episodes, for three seeds. From scratch the towers and the text encoder are new, and the codec is the same.
 
   kairos demo --out=runs/demo
   kairos data build --out=runs/data --counts=turned_robot:50

@@ -28,7 +28,7 @@ def save(path: str | Path, adapters: Params, scale: float, config: WorldActionCo
       stem = name.removesuffix("weight")
       tensors[stem + _THIN[thin]] = layer.T
       if thin == "down":
-        tensors[stem + "alpha"] = np.float32(scale * layer.shape[1])
+        tensors[stem + "alpha"] = np.asarray(scale * layer.shape[1], np.float32)
   files.write_safetensors(path, tensors)
 
 

@@ -104,8 +104,8 @@ def _read(dense: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn
   out, module = dense(*args, **kwargs), context.module
   if not (isinstance(module, nn.Dense) and module.has_variable(COLLECTION, "up")):
     return out
-  thin = (module.get_variable(COLLECTION, name) for name in ("down", "up"))
-  x, down, up = promote_dtype(args[0], *thin, dtype=module.dtype)
+  down, up = module.get_variable(COLLECTION, "down"), module.get_variable(COLLECTION, "up")
+  x, down, up = promote_dtype(args[0], down, up, dtype=module.dtype)
   return out + (x @ down) @ up
 
 

@@ -54,9 +54,10 @@ def split_out(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
   for pattern in patterns:
     if not fnmatch.filter(flat, pattern):
       raise KairosError(f"trained pattern {pattern!r} matches no parameter; they are named like {next(iter(flat))!r}")
-  trained = {name for name in flat if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
-  halves = ({name: value for name, value in flat.items() if (name in trained) is half} for half in (True, False))
-  return tuple(unflatten_dict(half, sep="/") for half in halves)  # type: ignore[return-value]
+  trains = {name for name in flat if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
+  trained = {name: value for name, value in flat.items() if name in trains}
+  frozen = {name: value for name, value in flat.items() if name not in trains}
+  return unflatten_dict(trained, sep="/"), unflatten_dict(frozen, sep="/")
 
 
 def merge(trained: Params, frozen: Params) -> Params:
