@@ -6,6 +6,8 @@ Source: the official configs (kairos-agi/kairos-sensenova at 661f933). The file 
 it is taken to be called as its repository is, like RoboTwin's.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 DEFAULT = "kairos-4B-robot-RoboTwin2.0"
@@ -50,7 +52,7 @@ def third(files: tuple[str, ...], repository: str, text_dim: int, **options: obj
   )
 
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
   "kairos-sensenova-4B-480P-pretrained": first(
     ("kairos-common-4B-480P-16fps.safetensors",), "kairos-sensenova-4B-480P-pretrained", height=480, width=832
   ),
@@ -91,7 +93,7 @@ MODELS = {
   ),
 }
 # What "@tiny" behind a name puts in the place of the sizes: for tests and for trying a command.
-TINY = dict(
+TINY: dict[str, dict[str, Any]] = dict(
   video=dict(
     dim=32,
     ffn_dim=48,

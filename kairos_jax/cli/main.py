@@ -35,6 +35,7 @@ COMMANDS = {
   "train": Command("kairos_jax.cli.train", "train an experiment's curriculum"),
   "evaluate": Command("kairos_jax.cli.evaluate", "success of a trained model in closed loop, beside its baselines"),
   "data": Command("kairos_jax.cli.data", "make datasets: rendered here, or imported from robot and video formats"),
+  "generate": Command("kairos_jax.cli.generate", "a video from words and a picture, by a released model"),
   "models": Command("kairos_jax.cli.models", "list the released models: parameters, memory and files"),
   "parity": Command("kairos_jax.cli.parity", "hold the model against golden data of the reference"),
   "bench": Command("kairos_jax.cli.bench", "measure what longer videos, the kernels and a model's answers cost"),

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from experiments import released
@@ -34,7 +35,7 @@ class Released:
   def codec(self) -> VideoCodec:
     return assembly.make_codec(dict(kind="wan", **self.config.codec))
 
-  def places(self) -> dict[Path, Place]:
+  def places(self) -> Mapping[Path, Place]:
     """Where each parameter of the towers lies in the official file."""
     return reference_names.places(self.model_config, bare=self.config.bare)
 
