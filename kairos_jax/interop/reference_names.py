@@ -3,7 +3,9 @@
 Both directions only rename, transpose and stack, so a round trip is bit-exact.
 """
 
+import functools
 import re
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path as Folder
 from typing import Any, NamedTuple
@@ -75,7 +77,8 @@ class Place(NamedTuple):
   from_reference: Callable[[np.ndarray], np.ndarray]
 
 
-def places(config: WorldActionConfig, *, bare: bool = False) -> dict[Path, Place]:
+@functools.lru_cache(maxsize=8)
+def places(config: WorldActionConfig, *, bare: bool = False) -> Mapping[Path, Place]:
   """The place of every parameter, by its path.
 
   Args:
@@ -89,7 +92,7 @@ def places(config: WorldActionConfig, *, bare: bool = False) -> dict[Path, Place
     stacked = path[1] == "groups"
     hollow = np.broadcast_to(np.uint8(0), shape.shape[1:] if stacked else shape.shape)
     found[path] = Place(names, out(hollow).shape, stacked, out, back)
-  return found
+  return types.MappingProxyType(found)  # it is shared by all callers
 
 
 def _names(config: WorldActionConfig, path: Path, bare: bool) -> tuple[str, tuple[str, ...]]:

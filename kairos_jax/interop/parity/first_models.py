@@ -1,5 +1,7 @@
 """c07: the first models (V1): one pass, the loop with guidance, and the four steps of the distilled one."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -35,14 +37,13 @@ def _passes(case: GoldenCase) -> Compared:
     run = f"run{meta['run']}/"
     t, batch = case.part(run), meta["batch"]
     mask = case.tensors["context_mask"][:batch] if meta["masked"] else None
+    observed = int(meta["fuse_vae_embedding_in_latents"])
     context = context_of({"context": case.tensors["context"][:batch], "context_mask": mask}, "context")
     for name, rounded in (("attn_fixed", True), ("attn_fixed_rope64", False)):
       model, params, _ = model_of(case, {"float16_rope": rounded})
-      out = jax.jit(
-        lambda latents, timestep, context=context, model=model, params=params, observed=int(meta["fuse_vae_embedding_in_latents"]): (
-          model.apply({"params": params}, latents, timestep, context, num_observed=observed, method="denoise_video")
-        )
-      )(frames_last(t["latents"]), np.broadcast_to(t["timestep"], (batch,)))
+      out = jax.jit(functools.partial(model.apply, num_observed=observed, method="denoise_video"))(
+        {"params": params}, frames_last(t["latents"]), np.broadcast_to(t["timestep"], (batch,)), context
+      )
       yield f"{run}out/{name}", frames_second(out), t[f"out/{name}"]
 
 
