@@ -93,11 +93,12 @@ def test_distance_counts_bits():
 
 
 _MILLION = """
-import resource, time
+import resource, sys, time
 import numpy as np
 from data_pipelines.curation import duplicates, taxonomy
 rng = np.random.default_rng(0)
-clips, copies = 1_000_000, 10_000
+clips = int(sys.argv[1])
+copies = clips // 100
 lengths = rng.integers(40, 320, clips)  # 5 to 40 s
 starts = np.concatenate([[0], np.cumsum(lengths)])
 hashes = rng.integers(1, 2**63, starts[-1], dtype=np.uint64)
@@ -118,7 +119,7 @@ parent = np.concatenate([np.full(5, -1), rng.integers(0, np.arange(5, 300_000))]
 tree = taxonomy.Taxonomy(parent, [], {}, [])
 nodes = (300_000 * rng.random(clips) ** 3).astype(np.int64)
 begin = time.process_time()
-drawn = taxonomy.draw(tree.shares(nodes), 1_000_000, 0)
+drawn = taxonomy.draw(tree.shares(nodes), clips, 0)
 print("taxonomy", time.process_time() - begin, len(np.unique(drawn)))
 print("gigabytes", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
@@ -126,7 +127,9 @@ print("gigabytes", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 @pytest.mark.slow
 def test_a_million_clips_fit_into_four_gigabytes():
-  run = subprocess.run([sys.executable, "-c", _MILLION], cwd=ROOT, capture_output=True, text=True, check=True)
+  run = subprocess.run(
+    [sys.executable, "-c", _MILLION, "1000000"], cwd=ROOT, capture_output=True, text=True, check=True
+  )
   print(run.stdout)
   values = dict(line.split(" ", 1) for line in run.stdout.splitlines())
   assert float(values["gigabytes"]) < 4
