@@ -51,4 +51,5 @@ def short_convolution(
 def _weigh(joined: Float[Array, "B S H D"], taps: Float[Array, "N H D"]) -> Float[Array, "B T H D"]:
   count = taps.shape[0]
   length = joined.shape[1] - count
-  return sum((joined[:, i + 1 : i + 1 + length] * taps[i] for i in range(1, count)), joined[:, 1 : 1 + length] * taps[0])
+  first = joined[:, 1 : 1 + length] * taps[0]
+  return sum((joined[:, i + 1 : i + 1 + length] * taps[i] for i in range(1, count)), first)
