@@ -125,10 +125,12 @@ class Block(nn.Module):
     rope_cos_sin: tuple[Array, Array],
     attend: Attend | None = None,
     state: DeltaState | None = None,
+    frames: int | None = None,
   ) -> tuple[Float[Array, "B *S D"], Any]:
     """Returns the tokens and what a later frame needs of them: keys and values, or the delta net's state.
 
     `t_mod` holds one modulation for the last axis of S: per frame for video [B F L D], per clip for actions [B A D].
+    Of video, frames from `frames` on are padding.
     """
     attention = (self.dim, self.attention_dim, self.heads, self.eps, self.dtype)
     init = nn.initializers.normal(self.dim**-0.5)
@@ -141,7 +143,8 @@ class Block(nn.Module):
       net = GatedDeltaNet(
         self.dim, self.heads, self.key_dim, self.value_dim, self.eps, self.dtype, self.kernels, name="gated_delta"
       )
-      mixed, kept = net(hidden.reshape(hidden.shape[0], -1, self.dim), state)
+      tokens = None if frames is None else frames * hidden.shape[-2]
+      mixed, kept = net(hidden.reshape(hidden.shape[0], -1, self.dim), state, tokens)
       mixed = mixed.reshape(hidden.shape)
     else:
       assert attend is not None, f"a block of kind {self.kind} needs `attend`"
