@@ -16,6 +16,7 @@ if TYPE_CHECKING:
   from kairos_jax import model as model
   from kairos_jax import parallel as parallel
   from kairos_jax import runtime as runtime
+  from kairos_jax import serving as serving
   from kairos_jax import training as training
   from kairos_jax import understanding as understanding
   from kairos_jax.errors import KairosError as KairosError
@@ -36,6 +37,7 @@ _PACKAGES = (
   "model",
   "parallel",
   "runtime",
+  "serving",
   "training",
   "understanding",
 )
