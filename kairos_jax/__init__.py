@@ -17,6 +17,7 @@ if TYPE_CHECKING:
   from kairos_jax import parallel as parallel
   from kairos_jax import probing as probing
   from kairos_jax import runtime as runtime
+  from kairos_jax import serving as serving
   from kairos_jax import training as training
   from kairos_jax import understanding as understanding
   from kairos_jax.errors import KairosError as KairosError
@@ -38,6 +39,7 @@ _PACKAGES = (
   "parallel",
   "probing",
   "runtime",
+  "serving",
   "training",
   "understanding",
 )
