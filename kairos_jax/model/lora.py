@@ -104,7 +104,8 @@ def _read(dense: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: nn
   out, module = dense(*args, **kwargs), context.module
   if not (isinstance(module, nn.Dense) and module.has_variable(COLLECTION, "up")):
     return out
-  down, up = module.get_variable(COLLECTION, "down"), module.get_variable(COLLECTION, "up")
+  down: Array = module.get_variable(COLLECTION, "down")
+  up: Array = module.get_variable(COLLECTION, "up")
   x, down, up = promote_dtype(args[0], down, up, dtype=module.dtype)
   return out + (x @ down) @ up
 

@@ -4,6 +4,7 @@ Source: ATen's normal_fill (Box-Muller on groups of 16 numbers) over its Mersenn
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -15,7 +16,7 @@ def official_noise(seed: int, shape: tuple[int, ...]) -> Float32[np.ndarray, "..
   """As `torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))`, of 16 numbers or more."""
   size = math.prod(shape)
   assert size >= _GROUP, "PyTorch draws fewer numbers in another way"
-  raw: np.random.MT19937 = np.random.RandomState(seed & 0xFFFFFFFF)._bit_generator  # type: ignore[attr-defined]
+  raw: Any = np.random.RandomState(seed & 0xFFFFFFFF)._bit_generator
   uniform = _uniform(raw, size)
   whole = size // _GROUP * _GROUP
   values = np.empty(size, np.float32)

@@ -84,9 +84,17 @@ class CachedContexts:
   def text_dim(self) -> int:
     return self.encoder.text_dim
 
+  @property
+  def comes_trained(self) -> bool:
+    return False
+
   def init(self, key: Any) -> dict[str, Any]:
     """Nothing."""
     del key
+    return {}
+
+  def param_shapes(self) -> dict[str, Any]:
+    """Of nothing."""
     return {}
 
   def tokenize(self, texts: Sequence[str], images: Sequence[np.ndarray] | None = None) -> Row:

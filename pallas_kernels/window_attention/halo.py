@@ -57,7 +57,8 @@ def make_halo(rule: MaskRule, frames: int, devices: int, earlier: int = 0) -> Ha
 
 def gather(x: Float[Array, "B F L H D"], halo: Halo, axis: str, devices: int) -> Float[Array, "B G L H D"]:
   """This device's frames with those of the halo around them, inside a `shard_map`; zeros where nothing is wanted."""
-  frames, at = x.shape[1], {}
+  frames = x.shape[1]
+  at: dict[int, Array] = {}
   for distance, wanted in halo.hops:
     sent = jnp.concatenate([x[:, run] for run in _runs(wanted)], axis=1)
     pairs = [(source, source - distance) for source in range(devices) if 0 <= source - distance < devices]
