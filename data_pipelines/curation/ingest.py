@@ -13,11 +13,12 @@ from data_pipelines.curation.shots import combine
 from data_pipelines.curation.shots.combine import Detector
 from data_pipelines.curation.workspace import Workspace
 from data_pipelines.sources import video
-from data_pipelines.sources.episode import LeftOut, lost
+from data_pipelines.sources.episode import Frames, LeftOut, lost
 from data_pipelines.sources.options import inside
 from kairos_jax.errors import KairosError
 
 ENSEMBLE = combine.Ensemble()
+MAX_FRAMES = 2_000_000  # of a video, 18 hours at 30 Hz; some 450 bytes of each are held
 
 
 def ingest(
@@ -84,8 +85,16 @@ def _segment(path: Path, hz: float | None, detector: Detector) -> dict[str, Any]
   """What is noted of a readable video."""
   described = video.describe(path)
   hz = hz or described.hz
-  found, count = detector(video.frames(path, hz, size=detector.size))
+  found, count = detector(_bounded(video.frames(path, hz, size=detector.size)))
   shots = combine.shots(found, count, hz)
   noted: dict[str, Any] = {"hz": hz, "height": described.height, "width": described.width, "frames": count}
   noted |= {"transitions": found, "shots": shots.kept, "short": shots.short}
   return noted if shots.kept else noted | {"rejected": "no shot is long enough"}
+
+
+def _bounded(frames: Frames) -> Frames:
+  """A small file can hold years of a picture that stands still."""
+  for number, frame in enumerate(frames):
+    if number >= MAX_FRAMES:
+      raise LeftOut("too many frames", f"there are more than {MAX_FRAMES}")
+    yield frame

@@ -335,3 +335,21 @@ def test_another_detector_cuts_again_and_what_it_does_not_cut_so_is_forgotten(ra
   after = {entry["clip"] for entry in decide.read(workspace)}
   assert before - after == {"a_two.mp4#0-60", "a_two.mp4#60-130"}
   assert after - before == {"a_two.mp4#0-51", "a_two.mp4#53-130"}
+
+
+def test_a_video_of_too_many_frames_and_one_outside_the_folder_are_rejected(raw, tmp_path, monkeypatch):
+  monkeypatch.setattr(ingest, "MAX_FRAMES", 70)
+  lines = [{"video": name} for name in ("f_good.mp4", "j_good.mp4", "../elsewhere/j_good.mp4", "/etc/passwd")]
+  folder = tmp_path / "raw"
+  folder.mkdir()
+  for name in ("f_good.mp4", "j_good.mp4"):
+    (folder / name).write_bytes((raw / name).read_bytes())
+  (folder / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+  workspace = Workspace.begin(tmp_path / "work", "manifest", folder / "list.jsonl", CUT)
+  noted = {entry["video"]: entry.get("rejected", "") for _, _, entry in ingest.ingest(workspace)}
+  assert noted == {
+    "f_good.mp4": "too many frames",
+    "j_good.mp4": "",
+    "../elsewhere/j_good.mp4": "path leaves its folder",
+    "/etc/passwd": "path leaves its folder",
+  }
