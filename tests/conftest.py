@@ -1,7 +1,10 @@
 """What tests of several packages share."""
 
 import contextlib
+import gc
+from pathlib import Path
 
+import jax
 import pytest
 from hypothesis import settings
 
@@ -43,6 +46,19 @@ def pytest_runtest_call(item):
   """Leaves signatures unchecked in a test that breaks them on purpose."""
   with typecheck.unchecked() if item.get_closest_marker("mistakes") else contextlib.nullcontext():
     return (yield)
+
+
+MOST_MAPPINGS = 25_000  # of memory in one process; Linux allows 65,530, and each compiled program takes several
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs():
+  """Ends a file of tests without the programs of the files before it, where they are too many: XLA would crash."""
+  yield
+  maps = Path("/proc/self/maps")
+  if maps.exists() and maps.read_text().count("\n") > MOST_MAPPINGS:
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
