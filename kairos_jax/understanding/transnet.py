@@ -107,7 +107,7 @@ def probabilities(params: Params, frames: Iterator[UInt8[np.ndarray, "27 48 3"]]
   return np.concatenate(found)[:count]
 
 
-def spans(scores: Float32[np.ndarray, "T"], threshold: float = 0.5) -> list[tuple[int, int]]:
+def spans(scores: Float[np.ndarray, "T"], threshold: float = 0.5) -> list[tuple[int, int]]:
   """Where one shot ends and where the next begins, for each run of frames above the threshold.
 
   The first frame of a run is the last one of the shot before it: a hard cut is one frame above the threshold.
