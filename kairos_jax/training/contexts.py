@@ -108,12 +108,12 @@ class CachedContexts:
     rows = [_read(self.path(text), text) for text in texts]
     return {name: np.stack([row[name] for row in rows]) for name in ("tokens", "mask")}
 
-  def without_text(self, tokens: Row) -> Row:
+  def without_text(self, tokens: Mapping[str, Any]) -> dict[str, Any]:
     """The context of the empty text, in the same shapes."""
     empty = self.tokenize([""])
     return {name: jnp.broadcast_to(empty[name][0], tokens[name].shape) for name in ("tokens", "mask")}
 
-  def encode(self, params: Params, tokens: Row) -> Context:
+  def encode(self, params: Params, tokens: Mapping[str, Any]) -> Context:
     """What was read from the disk."""
     del params
     return Context(tokens["tokens"], tokens["mask"])
