@@ -34,8 +34,12 @@ started: list[int] = []
 
 @pytest.fixture
 def model(tiny_saved, monkeypatch):
+  def begin(self, size, robot):
+    assert robot == next(iter(tiny_saved.embodiments))
+    Counter.__init__(self, size)
+
   monkeypatch.setattr(comparison, "CueReach", Short)
-  monkeypatch.setattr(Short, "__init__", lambda self, size: Counter.__init__(self, size))
+  monkeypatch.setattr(Short, "__init__", begin)
   started.clear()
   return WorldModel(tiny_saved)
 
