@@ -127,7 +127,7 @@ class Slots:
     seeds: Sequence[int],
     steps: int = 3,
     embodiment: str | None = None,
-    previous: Sequence[Float[np.ndarray, "n action_dim"]] | None = None,
+    previous: Sequence[Float[np.ndarray, "_ action_dim"]] | None = None,
     delays: Sequence[int] = (),
   ) -> Float[np.ndarray, "N A action_dim"]:
     """The next actions of some streams of one robot, in its units.

@@ -252,7 +252,7 @@ class WorldModel:
     return np.pad(robot.state.normalize(states), more), np.pad(np.ones(states.shape, bool), more)
 
   def normal_previous(
-    self, previous: Sequence[Float[np.ndarray, "n A"]], delays: Sequence[int], robot: EmbodimentNormalizer
+    self, previous: Sequence[Float[np.ndarray, "_ own_dim"]], delays: Sequence[int], robot: EmbodimentNormalizer
   ) -> tuple[Float[np.ndarray, "B A action_dim"], Float[np.ndarray, "B A"]]:
     """What is left of chunks, in the model's units and size, and how much of it counts.
 

@@ -241,14 +241,14 @@ class Engine:
     slots: Sequence[int],
     states: Float[np.ndarray, "N S"],
     seeds: Sequence[int],
-    before: Sequence[tuple[Float[np.ndarray, "n A"], int]] = (),
+    before: Sequence[tuple[Float[np.ndarray, "_ action_dim"], int]] = (),
   ) -> Float[np.ndarray, "N A action_dim"]:
     options: dict[str, Any] = dict(seeds=seeds, steps=self._steps, embodiment=self._embodiment)
     if before:
       options.update(previous=[left for left, _ in before], delays=[delay for _, delay in before])
     return self._slots.act(slots, states, **options)
 
-  def _left(self) -> Float[np.ndarray, "n A"]:
+  def _left(self) -> Float[np.ndarray, "n action_dim"]:
     """Something that is left of a chunk, to compile with."""
     robot = self.model.robot(self._embodiment)
     return np.zeros((self.model.saved.action_horizon // 2, robot.action.dim), np.float32)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -178,7 +179,8 @@ def test_a_chunk_continues_the_one_that_is_being_executed(model):
   normal, mask = model.normal_states(asked.state[None], 1, robot)
   before = (np.concatenate([left, np.zeros((1, 3), np.float32)])[None], np.asarray(soft_mask(4, 1, 1))[None])
   words = seed_words([5], 1)
-  want = model.decide(model.params, stream, normal, mask, model.own_actions(robot, 1), words, *before, steps=STEPS)
+  decide = jax.jit(model.decide, static_argnames="steps")
+  want = decide(model.params, stream, normal, mask, model.own_actions(robot, 1), words, *before, steps=STEPS)
   np.testing.assert_allclose(guided, want[0], atol=1e-5)
   assert np.abs(guided[0] - left[0]).max() < np.abs(free[0] - left[0]).max()
   for wrong in ({"delay": 2}, {"previous": left[:0]}, {"previous": left[:, :2]}, {"previous": np.full((3, 3), np.nan)}):
