@@ -179,7 +179,7 @@ class WorldModel:
     noise = _noise(words, (self.saved.action_horizon, action.action_dim))
     schedule = flow_schedule(steps, ACTION_SHIFT)
     inputs = (stream.memory, noise, schedule, context)
-    before = dict(previous=previous, previous_weights=previous_weights)
+    before: dict[str, Any] = dict(previous=previous, previous_weights=previous_weights)
     return sampler.sample_actions(self.model, params, *inputs, action_mask=action_mask, **before)[0]
 
   def foresee(
