@@ -1,4 +1,4 @@
-# make test | make demo | make lint | make docs | make test-core | make clean. Each sets itself up on a machine with
+# make test | make demo | make notebook | make lint | make docs | make test-core | make clean. Each sets itself up on a machine with
 # Python >= 3.11 and make.
 
 # The newest interpreter that will do, pyenv's included; override with `make test PYTHON=/path/to/python`.
@@ -10,11 +10,15 @@ BIN := $(VENV)/bin
 comma := ,
 READY := $(VENV)/.ready$(EXTRAS:%=-%)
 DOCS_READY := $(VENV)/.ready-docs
+NOTEBOOK_READY := $(VENV)/.ready-notebook
 # The demo starts sooner without what only tests need.
 DEMO_READY := $(VENV)/.ready-demo
 # The oldest supported end has an environment of its own, without compilers for chips that are absent.
 CORE_VENV := .venv-3.11
 CORE_READY := $(CORE_VENV)/.ready
+
+# Whole files, whose fixtures are made once, in the order of tests/conftest.py: long ones first.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 # What has to work on the oldest Python and JAX too: model, flow, kernels, resuming, loading, the command line.
 CORE_TESTS := tests/model tests/flow \
@@ -24,16 +28,20 @@ CORE_TESTS := tests/model tests/flow \
 
 export MUJOCO_GL ?= egl
 
-.PHONY: test test-core demo lint docs clean
+.PHONY: test test-core demo notebook lint docs clean
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-core: $(CORE_READY)
-	$(CORE_VENV)/bin/python -m pytest -n 2 --dist loadfile $(CORE_TESTS)
+	$(CORE_VENV)/bin/python -m pytest $(WORKERS) $(CORE_TESTS)
 
 demo: $(DEMO_READY)
 	$(BIN)/kairos demo
+
+# Each .py there opens as a notebook, paired by jupytext.
+notebook: $(NOTEBOOK_READY)
+	$(BIN)/jupyter lab experiments/notebooks
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -54,6 +62,10 @@ $(READY): setup.cfg pyproject.toml .ci/setup
 
 $(DOCS_READY): $(READY)
 	.ci/setup $(BIN)/python $(VENV) docs
+	touch $@
+
+$(NOTEBOOK_READY): $(READY)
+	.ci/setup $(BIN)/python $(VENV) notebook
 	touch $@
 
 $(DEMO_READY): setup.cfg pyproject.toml .ci/setup

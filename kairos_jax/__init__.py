@@ -15,6 +15,7 @@ if TYPE_CHECKING:
   from kairos_jax import interop as interop
   from kairos_jax import model as model
   from kairos_jax import parallel as parallel
+  from kairos_jax import probing as probing
   from kairos_jax import runtime as runtime
   from kairos_jax import serving as serving
   from kairos_jax import training as training
@@ -36,6 +37,7 @@ _PACKAGES = (
   "interop",
   "model",
   "parallel",
+  "probing",
   "runtime",
   "serving",
   "training",

@@ -50,7 +50,7 @@ class VideoCodec(Protocol):
     """Pixels along a latent pixel's height and width."""
 
   def fit(
-    self, clips: Iterable[UInt8[np.ndarray, "T H W 3"]], seed: int, progress: Callable[[float], None]
+    self, clips: Iterable[UInt8[np.ndarray, "_ H W 3"]], seed: int, progress: Callable[[float], None]
   ) -> PyTree[Array]:
     """Parameters, as nested dicts, made from sample clips of whole latents; `progress` hears the share that is done.
 
@@ -83,8 +83,15 @@ class ContextEncoder(Protocol):
   def text_dim(self) -> int:
     """Width of a context token."""
 
+  @property
+  def comes_trained(self) -> bool:
+    """Whether `init` reads its parameters from files, and does not draw them."""
+
   def init(self, key: Array) -> PyTree[Array]:
     """Fresh parameters, as nested dicts."""
+
+  def param_shapes(self) -> PyTree:
+    """The parameters as `jax.ShapeDtypeStruct`; nothing is read or drawn for them."""
 
   def tokenize(self, texts: Sequence[str], images: Sequence[np.ndarray] | None = None) -> PyTree[np.ndarray]:
     """On the host: arrays of fixed shapes, one row a sample. Images are refused by an encoder that cannot see."""

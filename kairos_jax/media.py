@@ -69,7 +69,7 @@ def write_mp4(
       write(frame)
 
 
-def mosaic(videos: Sequence[UInt8[np.ndarray, "T H W 3"]], columns: int) -> UInt8[np.ndarray, "T R C 3"]:
+def mosaic(videos: Sequence[UInt8[np.ndarray, "_ H W 3"]], columns: int) -> UInt8[np.ndarray, "T R C 3"]:
   """Videos side by side in rows of `columns`, each held at its last frame until all have ended."""
   length = max(len(video) for video in videos)
   held = [np.concatenate([v, np.repeat(v[-1:], length - len(v), axis=0)]) for v in videos]
@@ -88,7 +88,7 @@ def read_video(path: str | os.PathLike) -> UInt8[np.ndarray, "T H W 3"]:
 
 
 def frame_strip(
-  rows: Sequence[tuple[str, UInt8[np.ndarray, "T H W 3"]]], path: str | os.PathLike, scale: int = 2
+  rows: Sequence[tuple[str, UInt8[np.ndarray, "_ H W 3"]]], path: str | os.PathLike, scale: int = 2
 ) -> None:
   """Writes a picture with a labeled row of frames for each (label, frames); rows may differ in length."""
   gap, label_height = 2 * scale, 9 * scale

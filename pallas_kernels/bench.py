@@ -101,7 +101,8 @@ def measure(op: str, case: str, pass_name: str, chip: Chip) -> Iterator[Result]:
 
 def interleaved(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
   """Median seconds of each, see `timing.interleaved`."""
-  return {name: statistics.median(times) for name, times in timing.interleaved(runs, RUNS, SECONDS).items()}
+  times = timing.interleaved(runs, RUNS, SECONDS)
+  return {name: statistics.median(taken.wall for taken in of_one) for name, of_one in times.items()}
 
 
 def relative_error(got: Sequence[Any], want: Sequence[Any]) -> float:

@@ -1,7 +1,10 @@
 """What tests of several packages share."""
 
 import contextlib
+import gc
+from pathlib import Path
 
+import jax
 import pytest
 from hypothesis import settings
 
@@ -14,11 +17,48 @@ settings.register_profile("any speed", deadline=None)
 settings.load_profile("any speed")
 
 
+# Files that take minutes for few tests. Two workers take whole files in turn, so that these must not come last.
+LONG = (
+  "tests/demo/test_demo.py",
+  "tests/test_docs.py",
+  "tests/runtime/test_world_model.py",
+  "tests/model/test_memory.py",
+  "tests/codec/test_wan.py",
+  "tests/training/test_released_codec.py",
+  "tests/training/test_start.py",
+  "tests/cli/test_train.py",
+  "tests/model/test_towers.py",
+  "tests/interop/test_goldens.py",
+  "tests/understanding/test_generation.py",
+  "tests/runtime/test_slots.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+  """Puts LONG first; `--no-loadscope-reorder` keeps that order."""
+  files = [str(config.rootpath / name) for name in LONG]
+  items.sort(key=lambda item: files.index(str(item.path)) if str(item.path) in files else len(files))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
   """Leaves signatures unchecked in a test that breaks them on purpose."""
   with typecheck.unchecked() if item.get_closest_marker("mistakes") else contextlib.nullcontext():
     return (yield)
+
+
+MOST_MAPPINGS = 25_000  # of memory in one process; Linux allows 65,530, and each compiled program takes several
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs():
+  """Ends a file of tests without the programs of the files before it, where they are too many: XLA would crash."""
+  yield
+  maps = Path("/proc/self/maps")
+  if maps.exists() and maps.read_text().count("\n") > MOST_MAPPINGS:
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

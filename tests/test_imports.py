@@ -57,7 +57,6 @@ def test_only_the_assembly_names_a_concrete_part():
 DRAW_THEMSELVES = {
   "kairos_jax/console.py",
   "kairos_jax/training/start.py",  # makes a table that is text, for the log
-  "data_pipelines/simulate/generate.py",  # data knows no console of ours
 }
 
 

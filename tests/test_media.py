@@ -42,6 +42,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["old.mp4"]
 
 
+@pytest.mark.mistakes
 @pytest.mark.parametrize(
   "frames, line",
   [

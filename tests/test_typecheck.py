@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from data_pipelines.sketch import Sketch
-from kairos_jax import seeds
+from kairos_jax import media, seeds
 from kairos_jax.flow.schedule import shifted
 from kairos_jax.model import rotation
+from kairos_jax.training.step import ema_decay_at
+from pallas_kernels.gated_delta import gated_delta
 from pallas_kernels.window_attention import MaskRule
 from tests import typecheck
 
@@ -24,9 +26,12 @@ def test_a_wrong_type_is_refused():
     lambda: Sketch(3).add(np.zeros(3)),
     lambda: shifted(jnp.zeros(3), jnp.ones(2)),
     lambda: rotation.apply_rope(jnp.zeros((1, 5, 2, 8)), (jnp.zeros((5, 3)), jnp.zeros((5, 3)))),
+    lambda: ema_decay_at(jnp.zeros(2, int), 0.9),
+    lambda: media.mosaic([np.zeros((4, 6, 3), np.uint8)], 1),
     lambda: MaskRule().near(np.zeros((3, 1), int), np.zeros((4, 2), int)),
+    lambda: gated_delta(*[np.zeros((1, 3, 2, 4), np.float32)] * 5),
   ],
-  ids=["data_pipelines", "flow", "model", "pallas_kernels"],
+  ids=["data_pipelines", "flow", "model", "training", "media", "pallas_kernels", "gated_delta"],
 )
 def test_a_wrong_shape_is_refused(call):
   with pytest.raises(jaxtyping.TypeCheckError):

@@ -22,6 +22,7 @@ _FILES = (
   "none",
   "robotwin_aloha",
   "slide_arm",
+  "turned_arm",
 )
 _ALL: dict[str, Embodiment] = {
   name: importlib.import_module(f"data_pipelines.embodiments.{name}").EMBODIMENT for name in _FILES

@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from data_pipelines.simulate.tabletop import ARM, BALLS, Tabletop
+from data_pipelines.simulate.scene import COLORS
+from data_pipelines.simulate.tabletop import ARM_COLOR, BALLS, Tabletop, arm
 from kairos_jax.errors import KairosError
 
 HORIZON = 60  # frames, at 10 Hz
@@ -19,6 +20,29 @@ CUE_FRAMES = 4
 INSTRUCTION = "touch the ball that has the color of the bar"
 
 Cue = Literal["visible", "hidden"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Body:
+  """What one robot differs in from another: how it looks, who looks at it, and what its commands move.
+
+  Attributes:
+    color: its name, for captions.
+    effector: MJCF, see `tabletop.arm`.
+    camera: the scene's, by which the observations name it.
+    axes: the axis (0 to 2) that each of its three commands moves.
+  """
+
+  color: str
+  effector: str
+  camera: Literal["front", "side"]
+  axes: tuple[int, int, int]
+
+
+BODIES = {  # by embodiment
+  "slide_arm": Body("yellow", arm(ARM_COLOR, (0.93, 0.93, 0.93)), "front", (0, 1, 2)),
+  "turned_arm": Body("green", arm(COLORS["green"], (0.15, 0.15, 0.15)), "side", (1, 0, 2)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +54,7 @@ class Observation:
 
 
 class CueReach:
-  """The environment. An action is a tip displacement [3] in [-1, 1], in units of 6 cm a frame.
+  """The environment. An action is a tip displacement [3] in [-1, 1], in units of 6 cm a frame, in the robot's order.
 
   Attributes:
     embodiment: name of the robot, see data_pipelines/embodiments.
@@ -39,28 +63,37 @@ class CueReach:
     touched: names of the balls touched so far, in order.
   """
 
-  embodiment = "slide_arm"
   instruction = INSTRUCTION
 
-  def __init__(self, size: int = 48, cue: Cue = "visible"):
-    """Compiles the scene once; `cue` may be changed before a reset.
+  def __init__(self, size: int = 48, cue: Cue = "visible", robot: str = "slide_arm"):
+    """Compiles the scene once; `cue` may be changed before a reset, `robot` is one of BODIES.
 
     Raises:
-      KairosError: unknown cue mode, a size out of range, or no OpenGL.
+      KairosError: unknown cue mode or robot, a size out of range, or no OpenGL.
     """
     if cue not in ("visible", "hidden"):
       raise KairosError(f"unknown cue mode {cue!r}: visible or hidden")
+    if robot not in BODIES:
+      raise KairosError(f"no robot {robot!r} reaches for balls: {', '.join(BODIES)}")
     self.cue = cue
-    self.table = Tabletop(ARM, size)
+    self.embodiment, self.body = robot, BODIES[robot]
+    self._axes = np.array(self.body.axes)  # a swap, so that it is its own inverse
+    self.table = Tabletop(self.body.effector, size, self.body.camera)
     self.goal = 0
     self.frame = 0
     self.touched: list[str] = []
 
-  def reset(self, seed: int | Sequence[int]) -> Observation:
-    """Starts the episode that `seed` names: ball positions, goal and start are drawn from it."""
+  def reset(self, seed: int | Sequence[int], goal: int | None = None) -> Observation:
+    """Starts the episode that `seed` names: ball positions, goal and start are drawn from it.
+
+    Args:
+      seed: of everything.
+      goal: in the place of the one drawn: the same scene with the other color.
+    """
     rng = np.random.default_rng(seed)
     self.table.scatter(rng)
-    self.goal = int(rng.integers(2))
+    drawn = int(rng.integers(2))
+    self.goal = drawn if goal is None else goal
     self.table.place_tip(rng.uniform(-0.06, 0.06, 3))
     self.frame, self.touched = 0, []
     return self._observe()
@@ -78,7 +111,7 @@ class CueReach:
     action = np.asarray(action, np.float64)
     if action.shape != (3,) or not np.isfinite(action).all():
       raise KairosError(f"action {action.tolist()} is not three finite numbers")
-    self.table.drive(action)
+    self.table.drive(action[self._axes])
     self.frame += 1
     self.touched += [ball for ball in self.table.touching() if ball not in self.touched]
     done = bool(self.touched) or self.frame >= HORIZON
@@ -88,9 +121,9 @@ class CueReach:
     """The scripted expert's action: waits while a hidden cue is still on, travels high, then descends."""
     if self.cue == "hidden" and self.frame < CUE_FRAMES:
       return np.zeros(3, np.float32)
-    return self.table.reach(self.table.balls[self.goal]).astype(np.float32)
+    return self.table.reach(self.table.balls[self.goal])[self._axes].astype(np.float32)
 
   def _observe(self) -> Observation:
     cue_is_on = self.cue == "visible" or self.frame < CUE_FRAMES
     self.table.show_bar(BALLS[self.goal] if cue_is_on else "gray")
-    return Observation({"front": self.table.render()}, self.table.tip.astype(np.float32))
+    return Observation({self.body.camera: self.table.render()}, self.table.tip.astype(np.float32))

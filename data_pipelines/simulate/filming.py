@@ -18,10 +18,11 @@ def simulated_clip(
   instruction: str = "",
   states: Sequence[Float32[np.ndarray, "S"]] = (),
   actions: Sequence[Float32[np.ndarray, "A"]] = (),
+  camera: str = "front",
 ) -> Clip:
   """A clip from the one camera, at the simulator's one rate; without states and actions it is unlabeled."""
   return Clip(
-    cameras={"front": np.stack(frames)},
+    cameras={camera: np.stack(frames)},
     video_fps=FPS,
     action_hz=FPS,
     state=np.stack(states) if states else np.zeros((0, 0), np.float32),

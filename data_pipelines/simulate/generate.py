@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from rich import progress
 
 from data_pipelines import shards
 from data_pipelines.records import Clip
@@ -17,7 +16,12 @@ from data_pipelines.simulate.physics import Physics
 from data_pipelines.simulate.robot import Robot
 from kairos_jax.errors import KairosError
 
-KINDS: dict[str, type[Physics] | type[Hand] | type[Robot]] = {"physics": Physics, "hand": Hand, "robot": Robot}
+KINDS: dict[str, Callable[[int], Physics | Hand | Robot]] = {
+  "physics": Physics,
+  "hand": Hand,
+  "robot": Robot,
+  "turned_robot": functools.partial(Robot, source="turned_robot", robot="turned_arm"),
+}
 _PER_SHARD = 64
 _VERSION = 2  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade
 
@@ -32,10 +36,20 @@ def generate(kind: str, count: int, seed: int, size: int) -> Iterator[Clip]:
   return (_clip(kind, seed, size, i) for i in range(count))
 
 
-def build(folder: str | Path, counts: Mapping[str, int], seed: int, size: int, processes: int = 2) -> None:
+def build(
+  folder: str | Path,
+  counts: Mapping[str, int],
+  seed: int,
+  size: int,
+  processes: int = 2,
+  progress: Callable[[float, str], None] = lambda done, kind: None,
+) -> None:
   """Writes folder/{kind}/*.array_record with its manifest, for every kind in `counts` (clips each).
 
   A dataset that is complete, of the same seed, count and size, is kept. The bytes do not depend on `processes`.
+
+  Args:
+    progress: hears how many clips of all are there, and the kind that is made.
 
   Raises:
     KairosError: unknown kind, a count below 1, a negative seed, a size out of range, or no OpenGL.
@@ -49,13 +63,14 @@ def build(folder: str | Path, counts: Mapping[str, int], seed: int, size: int, p
   missing = [kind for kind, recipe in recipes.items() if not _is_complete(Path(folder) / kind, recipe)]
   if not missing:
     return
-  with _mapper(processes) as map_in_order, progress.Progress() as bars:
+  done = sum(counts[kind] for kind in counts if kind not in missing)
+  with _mapper(processes) as map_in_order:
     for kind in missing:
-      task = bars.add_task(f"{kind:8}", total=counts[kind])
       shares = [range(i, min(i + _PER_SHARD, counts[kind])) for i in range(0, counts[kind], _PER_SHARD)]
       job = functools.partial(_write_shard, Path(folder) / kind, kind, seed, size)
       for share, _ in zip(shares, map_in_order(job, enumerate(shares)), strict=True):
-        bars.advance(task, len(share))
+        done += len(share)
+        progress(done, kind)
       shards.finalize(Path(folder) / kind, kind, len(shares), recipes[kind])
 
 

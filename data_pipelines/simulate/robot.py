@@ -7,7 +7,7 @@ data shows how to recover; the instruction never names the color, which only the
 import numpy as np
 
 from data_pipelines.records import Clip
-from data_pipelines.simulate.cue_reach import CueReach
+from data_pipelines.simulate.cue_reach import BODIES, CueReach
 from data_pipelines.simulate.filming import simulated_clip
 from data_pipelines.simulate.tabletop import BALLS
 
@@ -19,10 +19,10 @@ _CORRELATION = 0.8  # of the disturbance, from one frame to the next
 
 
 class Robot:
-  """Records episodes; `hidden_share` of them with the cue hidden after its first frames."""
+  """Records episodes of a robot; `hidden_share` of them with the cue hidden after its first frames."""
 
-  def __init__(self, size: int, hidden_share: float = 0.5):
-    self._env = CueReach(size)
+  def __init__(self, size: int, hidden_share: float = 0.5, *, source: str = "robot", robot: str = "slide_arm"):
+    self._env, self._source, self._camera = CueReach(size, robot=robot), source, BODIES[robot].camera
     self._hidden_share = hidden_share
 
   def clip(self, rng: np.random.Generator) -> Clip:
@@ -37,13 +37,13 @@ class Robot:
     scale = rng.uniform(*_DISTURBANCE) if rng.random() < _DISTURBED_SHARE else 0.0
     # Evaluation names its episodes by small seeds: these lie beyond.
     observation = env.reset(int(rng.integers(2**32, 2**63)))
-    frames, states, actions = [observation.images["front"]], [observation.state], []
+    frames, states, actions = [observation.images[self._camera]], [observation.state], []
     disturbance = scale * rng.standard_normal(3)
     end = _FRAMES[1]
     while len(frames) < end:
       actions.append(env.expert())
       observation, _, _ = env.step(actions[-1] + disturbance)
-      frames.append(observation.images["front"])
+      frames.append(observation.images[self._camera])
       states.append(observation.state)
       innovation = np.sqrt(1 - _CORRELATION**2) * scale * rng.standard_normal(3)
       disturbance = _CORRELATION * disturbance + innovation
@@ -53,12 +53,13 @@ class Robot:
       return None
     return simulated_clip(
       frames,
-      source="robot",
+      source=self._source,
       embodiment=env.embodiment,
       caption=_caption(env),
       instruction=env.instruction,
       states=states,
       actions=actions,
+      camera=self._camera,
     )
 
 
@@ -66,4 +67,6 @@ def _caption(env: CueReach) -> str:
   goal, other = BALLS[env.goal], BALLS[1 - env.goal]
   side = "left" if env.table.balls[env.goal, 0] < env.table.balls[1 - env.goal, 0] else "right"
   bar = f"the bar is {goal}" if env.cue == "visible" else f"the bar is {goal} for a moment, then gray"
-  return f"a yellow robot arm: {bar}; the arm reaches over and touches the {goal} ball, {side} of the {other} one"
+  return (
+    f"a {env.body.color} robot arm: {bar}; the arm reaches over and touches the {goal} ball, {side} of the {other} one"
+  )

@@ -1,5 +1,7 @@
 """Two balls, a bar and an effector on three slides: the table of Stage II (a hand) and Stage III (a robot arm)."""
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Float
 
@@ -13,11 +15,16 @@ _TRAVEL_HEIGHT = 0.30  # m
 BALLS = ("red", "blue")
 
 ARM_COLOR = (0.98, 0.85, 0.18)
-_RGB = " ".join(map(str, ARM_COLOR))
-ARM = f"""
-  <geom name="arm0" type="capsule" fromto="0 0 .016 0 0 .13" size=".03" rgba="{_RGB} 1" mass=".5"/>
-  <geom name="arm1" type="sphere" pos="0 0 .14" size=".044" rgba=".93 .93 .93 1" mass="0"/>
-"""
+
+
+def arm(color: tuple[float, float, float], tip: tuple[float, float, float]) -> str:
+  """A robot's last link in one color, the sphere on top of it in another."""
+  link, sphere = (" ".join(map(str, rgb)) for rgb in (color, tip))
+  return f"""
+    <geom name="arm0" type="capsule" fromto="0 0 .016 0 0 .13" size=".03" rgba="{link} 1" mass=".5"/>
+    <geom name="arm1" type="sphere" pos="0 0 .14" size=".044" rgba="{sphere} 1" mass="0"/>
+  """
+
 
 # An index finger points down at the tip; the forearm comes from the front, towards the viewer.
 HAND = """
@@ -48,8 +55,8 @@ _SERVOS = """
 class Tabletop(Scene):
   """The scene's state: `balls` [2, 3] (m), the tip's position and the bar's color."""
 
-  def __init__(self, effector: str, size: int):
-    super().__init__(_BODIES.format(effector=effector), size, _SERVOS)
+  def __init__(self, effector: str, size: int, camera: Literal["front", "side"] = "front"):
+    super().__init__(_BODIES.format(effector=effector), size, _SERVOS, camera=camera)
     self.model.geom_contype[1:] = 0  # Touching is a distance here: nothing pushes anything.
     for i, name in enumerate(BALLS):
       self.paint(f"ball{i}", COLORS[name])

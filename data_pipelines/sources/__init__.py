@@ -20,7 +20,7 @@ from data_pipelines.sources.episode import LeftOut, Reader, Report
 from data_pipelines.sources.options import Options
 from kairos_jax.errors import KairosError
 
-__all__ = ["KINDS", "Cut", "Options", "Recordings", "Report", "open_source"]
+__all__ = ["KINDS", "Cut", "Options", "Recordings", "Report", "open_reader", "open_source"]
 
 KINDS: Mapping[str, str] = {  # each a module here, and what it reads
   "lerobot": "LeRobot v2.0, v2.1 and v3.0",
@@ -97,6 +97,11 @@ def open_source(kind: str, path: str | Path, *, cut: Cut | None = None, **option
     KairosError: an unknown kind, nothing of this format at the path, an option that the format does not take or lacks,
       or a package that reading needs is not installed.
   """
+  return Recordings(open_reader(kind, path, **options), cut or Cut())
+
+
+def open_reader(kind: str, path: str | Path, **options: Any) -> Reader:
+  """The reader of a dataset's whole episodes; see `open_source`."""
   if kind not in KINDS:
     raise KairosError(f"unknown format {kind!r}: one of {', '.join(KINDS)}")
   if not Path(path).exists():
@@ -104,7 +109,7 @@ def open_source(kind: str, path: str | Path, *, cut: Cut | None = None, **option
   module = importlib.import_module(f"data_pipelines.sources.{kind}")
   given = Options(**options)
   given.check(kind, module.TAKES)
-  return Recordings(module.open_reader(Path(path), given), cut or Cut())
+  return module.open_reader(Path(path), given)
 
 
 def _named(part: Any) -> str:

@@ -155,7 +155,7 @@ def _kept_rate(hz: float, cut: Cut) -> float:
   return float(hz if cut.video_fps is None else min(hz, cut.video_fps))
 
 
-def _stack(pictures: list[UInt8[np.ndarray, "H W 3"]], name: str) -> UInt8[np.ndarray, "T H W 3"]:
+def _stack(pictures: list[UInt8[np.ndarray, "_ _ 3"]], name: str) -> UInt8[np.ndarray, "T H W 3"]:
   if len(sizes := {picture.shape for picture in pictures}) > 1:
     raise LeftOut("frames change their size", f"camera {name} has frames of {sorted(sizes)}")
   return np.stack(pictures)

@@ -51,7 +51,7 @@ def describe(path: Path) -> Description:
     return Description(hz, height, width, seconds)
 
 
-def frames(path: Path, hz: float | None = None, start: float = 0.0) -> Frames:
+def frames(path: Path, hz: float | None = None, start: float = 0.0, size: tuple[int, int] | None = None) -> Frames:
   """The frame nearest to each of the times start, start + 1 / hz, ... in the file, to its end.
 
   A video of constant rate gives each of its frames once, also where the container rounds times; one of variable rate is
@@ -61,6 +61,7 @@ def frames(path: Path, hz: float | None = None, start: float = 0.0) -> Frames:
     path: of the file.
     hz: frames a second; None is the file's average rate.
     start: seconds after the first frame.
+    size: height and width to which every picture is scaled by averaging, before it becomes RGB; None leaves them alone.
 
   Raises:
     LeftOut: no video, a frame without a time, too large or too far from the one before it, times that go back, or an
@@ -85,7 +86,7 @@ def frames(path: Path, hz: float | None = None, start: float = 0.0) -> Frames:
       _bounded(frame, path)
       begins = math.ceil(time * hz - 0.5 - _ROUND)  # the first tick that it is nearest to
       if shown is not None and tick < begins:
-        picture = _upright(shown)
+        picture = _upright(shown, size)
         while tick < begins:
           yield picture
           tick += 1
@@ -94,7 +95,7 @@ def frames(path: Path, hz: float | None = None, start: float = 0.0) -> Frames:
     if _announced(container, stream) - ended > max(_TOLERATED, ended / 20):
       raise LeftOut("video truncated", f"{path} ends after {ended:.2f} of {_announced(container, stream):.2f} s")
     if shown is not None and tick <= math.ceil(last * hz - 0.5 - _ROUND):
-      yield _upright(shown)
+      yield _upright(shown, size)
 
 
 @contextlib.contextmanager
@@ -130,7 +131,11 @@ def _bounded(frame: av.VideoFrame, path: Path) -> av.VideoFrame:
   return frame
 
 
-def _upright(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-  picture = frame.to_ndarray(format="rgb24")
+def _upright(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "H W 3"]:
   quarters = round(frame.rotation / 90) % 4
+  if size is None:
+    picture = frame.to_ndarray(format="rgb24")
+  else:
+    height, width = size[::-1] if quarters % 2 else size
+    picture = frame.to_ndarray(format="rgb24", height=height, width=width, interpolation="AREA")
   return np.ascontiguousarray(np.rot90(picture, quarters)) if quarters else picture

@@ -43,6 +43,10 @@ class QwenBridge:
   def text_dim(self) -> int:
     return self._config.text.dim
 
+  @property
+  def comes_trained(self) -> bool:
+    return True
+
   def init(self, key: Array) -> Params:
     """The folder's own weights: this encoder comes trained, whatever the key.
 
@@ -52,6 +56,10 @@ class QwenBridge:
     del key
     config, values = read_config(self.folder)
     return jax.tree.map(jnp.asarray, weights.load(self.folder, config, values, self.dtype, apart=False))
+
+  def param_shapes(self) -> Params:
+    """Shapes and types of the parameters, from config.json alone."""
+    return weights.shapes(self._config, self.dtype)
 
   def tokenize(self, texts: Sequence[str], images: Sequence[np.ndarray] | None = None) -> Prompts:
     """Prompts in the reference's template, an image before each text where there are images.

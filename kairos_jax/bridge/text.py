@@ -42,9 +42,17 @@ class TextBridge:
     if self.vocabulary <= FIRST_WORD:
       raise KairosError(f"bridge.vocabulary is {self.vocabulary}; allowed: {FIRST_WORD + 1} or more")
 
+  @property
+  def comes_trained(self) -> bool:
+    return False
+
   def init(self, key: Array) -> Params:
     """Fresh parameters."""
     return jax.jit(self._module.init)(key, jnp.zeros((1, self.tokens), jnp.int32))["params"]
+
+  def param_shapes(self) -> Params:
+    """Their shapes and types."""
+    return jax.eval_shape(self.init, jax.random.key(0))
 
   def tokenize(
     self, texts: Sequence[str], images: Sequence[np.ndarray] | None = None

@@ -6,6 +6,7 @@ usage:
   kairos bench latency --model=runs/demo [--rounds=30]
   kairos bench codec
   kairos bench understanding
+  kairos bench lora
 
 `scaling` passes videos of growing length through one hybrid video tower (SWA, SWA, DSWA, GATED) and through one of full
 attention of the same width, and fits the exponents of time and memory: 1 is linear, 2 quadratic. Memory is the
@@ -20,6 +21,9 @@ with the video denoised too.
 
 `codec` times the Wan2.1 autoencoder beside diffusers, and `understanding` Qwen3.5 beside transformers, with the same
 random weights and after both gave the same; they need the extra `bench`.
+
+`lora` takes one training step of adapters, both losses, on random weights of the released world-action model's size,
+and tells its time and memory. The weights alone are 10 GB, in bfloat16.
 
 Times are medians of several runs, each after an untimed one.
 """
@@ -79,9 +83,12 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
       understanding.main()
       return 0
+    case ["lora"]:
+      _lora()
+      return 0
     case _:
       asked = " ".join(arguments) or "nothing"
-      raise KairosError(f"bench takes one of scaling, kernels, latency, codec, understanding; got {asked}")
+      raise KairosError(f"bench takes one of scaling, kernels, latency, codec, understanding, lora; got {asked}")
 
 
 def parse_frames(text: str) -> list[int]:
@@ -180,3 +187,17 @@ def _latency(folder: str, rounds: int) -> None:
   show(f"{'answer':<12}  {'median, ms':>10}  {'95 %, ms':>10}  {'calls':>5}")
   for name, one in times.items():
     show(f"{name:<12}  {one.median * 1e3:>10.1f}  {one.p95 * 1e3:>10.1f}  {one.calls:>5}")
+
+
+def _lora() -> None:
+  import jax
+
+  from kairos_jax.console import show
+  from kairos_jax.evaluation import lora_step
+  from kairos_jax.model import named_config
+
+  step = lora_step.measure(named_config("kairos_4b_wam"))
+  show(f"{jax.devices()[0].device_kind}: {step.parameters:,} parameters in bfloat16, {step.adapters:,} in adapters")
+  show(f"compiled in {step.compile_seconds:.0f} s, one step {step.seconds:.0f} s")
+  show(f"temporaries {step.temporaries / 1e9:.1f} GB, resident at most {step.peak_bytes / 1e9:.1f} GB")
+  show(f"losses: video {step.loss_video:.3f}, action {step.loss_action:.3f}")

@@ -1,4 +1,4 @@
-"""Makes datasets of clips, from the embedded simulator or from other formats, and shows what they hold.
+"""Makes datasets of clips, from the embedded simulator, from other formats or from raw video, and shows what they hold.
 
 usage:
   kairos data build --out=FOLDER [--counts=physics:200,hand:200,robot:400] [--seed=0] [--size=48]
@@ -6,6 +6,14 @@ usage:
   kairos data import --from=KIND --path=PATH --out=FOLDER [--embodiment=NAME] [--cameras=NAME:KEY,...]
     [--picture_size=256]
   kairos data export --folder=FOLDER/robot --out=FOLDER
+  kairos data ingest [--from=KIND] --path=PATH --out=WORK [--picture_size=256] [--video_fps=16]
+    [--shots=transnet]
+  kairos data curate --work=WORK [--operators=NAME,...] [--bounds=NAME:LEAST:MOST,...] [--copies]
+  kairos data caption --work=WORK [--captioners=template,openai,qwen] [--server=URL --model=NAME --judge_model=NAME]
+    [--qwen=FOLDER]
+  kairos data pack --work=WORK --out=FOLDER
+  kairos data stats --work=WORK
+  kairos data inspect --work=WORK [--show=kept|rejected] [--node=Human/Hands] [--port=8080]
 
 `build` writes FOLDER/{physics,hand,robot}: ArrayRecord shards and a dataset.json; what is complete already is kept.
 `show` prints what each source holds (cameras, rates, embodiment, license), the statistics of its states and actions,
@@ -30,6 +38,10 @@ its name, say what it does not say itself:
   kairos data import --from=rlds --path=mine/1.0.0 --out=runs/mine --hz=10 --embodiment=my_robot --action=move+close
 
 `export` writes a dataset as LeRobot v3.0.
+
+`ingest` to `inspect` curate: raw videos are cut at their shots, every clip is scored, near duplicates are found, what
+is kept is captioned and packed into shards, and each decision is noted in WORK with its score, threshold and version.
+Each goes on where it was interrupted. See docs/curation.md.
 """
 
 import itertools
@@ -38,7 +50,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from kairos_jax.cli import data_import
+from kairos_jax.cli import data_curation, data_import
 from kairos_jax.errors import KairosError
 
 
@@ -50,12 +62,13 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_integer("seed", 0, "build: the same seed gives the same bytes", flag_values=table)
   flags.DEFINE_integer("size", 48, "build: height and width, pixels", lower_bound=16, flag_values=table)
   flags.DEFINE_string("folder", None, "show, export: folder with a dataset.json", flag_values=table)
-  flags.DEFINE_integer("clips", 8, "show: clips in the contact sheet", lower_bound=1, flag_values=table)
+  flags.DEFINE_integer("clips", 8, "show, inspect: clips in the contact sheet", lower_bound=1, flag_values=table)
   data_import.define_flags(table)
+  data_curation.define_flags(table)
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> None:
-  """Runs `build`, `show`, `import` or `export`.
+  """Runs what was asked for.
 
   Raises:
     KairosError: none was asked for, a flag it needs is missing or wrong, or the folder is not a dataset.
@@ -69,12 +82,15 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
       data_import.run_import(values)
     case ["export"]:
       data_import.run_export(values)
+    case [name] if name in data_curation.COMMANDS:
+      data_curation.COMMANDS[name](values)
     case ["build"]:
       raise KairosError("data build needs --out=FOLDER")
     case ["show"]:
       raise KairosError("data show needs --folder=FOLDER")
     case _:
-      raise KairosError(f"data takes one of build, show, import, export; got {' '.join(arguments) or 'none'}")
+      known = ", ".join(("build", "show", "import", "export", *data_curation.COMMANDS))
+      raise KairosError(f"data takes one of {known}; got {' '.join(arguments) or 'none'}")
 
 
 def parse_counts(text: str) -> dict[str, int]:
@@ -90,8 +106,10 @@ def parse_counts(text: str) -> dict[str, int]:
 
 def _build(folder: str, counts: dict[str, int], seed: int, size: int) -> None:
   from data_pipelines.simulate import generate
+  from kairos_jax import console
 
-  generate.build(folder, counts, seed, size)
+  with console.progress("data", total=sum(counts.values())) as bar:
+    generate.build(folder, counts, seed, size, progress=bar.update)
 
 
 def _show(folder: str, clips: int) -> None:

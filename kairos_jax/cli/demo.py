@@ -46,10 +46,14 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
   ours, still = summary["model"], summary["last_frame"]
   ahead = sum(m > s for m, s in zip(ours["psnr"], still["psnr"], strict=True))
   gain = "{:+.2f} dB ({:+.2f} to {:+.2f})".format(summary["psnr_gain"], *summary["psnr_gain_interval"])
-  found = " and ".join("-" if x is None else f"{x:.0%}" for x in (ours["found"][-1], still["found"][-1]))
+  shares = {
+    name: " and ".join("-" if x is None else f"{x:.0%}" for x in (ours[name][-1], still[name][-1]))
+    for name in ("found", "near")
+  }
   console.show(
     f"imagined video: {gain} against a last frame that stays, ahead in {ahead} of {len(ours['psnr'])} frames; of the "
-    f"arm's pixels in the last frame, imagining and staying find again: {found}"
+    f"arm's pixels in the last frame, imagining and staying find again: {shares['found']}; "
+    f"within two pixels: {shares['near']}"
   )
   console.show(f"a chunk of actions: {latency}")
   console.show(f"report: {out}/report.html  ({summary['minutes']:.1f} min)")

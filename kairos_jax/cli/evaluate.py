@@ -20,12 +20,16 @@ Each line of the result is a rate, and the interval of 95 % (Wilson) that chance
 so two models whose intervals overlap need more episodes. The interval is over episodes of one trained model; runs of
 another seed differ by more. The episodes are the same for every policy and every model, and --seed gives others.
 
+A model drives the robot it was trained on. With --robot_data=FOLDER it drives the robot of that dataset, by its
+statistics: what a model does on a robot before it is fine-tuned (docs/finetuning.md).
+
 OUT/episodes.jsonl holds every finished episode, named by the model's hash, the policy, the environment and its seed;
 OUT/rates.json holds what was printed. Interrupted, the same line goes on with the episodes that are missing, and says
 so; more --episodes run only those that are new. To run all again, as after a change of the policy's code, delete the
 file.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,6 +45,7 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_string("model", None, "folder of a run or of its model", flag_values=table)
   flags.DEFINE_integer("episodes", 100, "unseen episodes for each policy", lower_bound=1, flag_values=table)
   flags.DEFINE_string("policies", None, "which, separated by commas (default: all)", flag_values=table)
+  flags.DEFINE_string("robot_data", None, "dataset of another robot to drive (default: the model's)", flag_values=table)
   flags.DEFINE_integer("seed", 0, "of the episodes", lower_bound=0, flag_values=table)
   flags.DEFINE_string("out", None, "folder to write to (default MODEL/evaluation)", flag_values=table)
 
@@ -53,6 +58,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
   """
   if positional or values.model is None:
     raise KairosError("evaluate needs --model=FOLDER and takes flags only")
+  from data_pipelines.normalize import make_normalizers
+  from data_pipelines.source import ArrayRecordSource
   from kairos_jax import console, files, runtime
   from kairos_jax.evaluation import comparison
   from kairos_jax.evaluation.record import EpisodeRecord
@@ -64,6 +71,9 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
       f"no policy {unknown[0]!r}{arguments.did_you_mean(unknown[0], known)}; there are {','.join(known)}"
     )
   model = runtime.load(values.model)
+  if values.robot_data:
+    normalizers = make_normalizers({"robot": ArrayRecordSource(values.robot_data)})
+    model = runtime.WorldModel(dataclasses.replace(model.saved, embodiments=normalizers))
   out = Path(values.out or Path(values.model, "evaluation"))
   record = EpisodeRecord(out / "episodes.jsonl")
   scores = comparison.compare(model, names, episodes=values.episodes, record=record, seed=values.seed)

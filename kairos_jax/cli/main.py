@@ -36,6 +36,8 @@ COMMANDS = {
   "evaluate": Command("kairos_jax.cli.evaluate", "success of a trained model in closed loop, beside its baselines"),
   "serve": Command("kairos_jax.cli.serve", "serve a trained model to robots over a websocket"),
   "data": Command("kairos_jax.cli.data", "make datasets: rendered here, or imported from robot and video formats"),
+  "generate": Command("kairos_jax.cli.generate", "a video from words and a picture, by a released model"),
+  "models": Command("kairos_jax.cli.models", "list the released models: parameters, memory and files"),
   "parity": Command("kairos_jax.cli.parity", "hold the model against golden data of the reference"),
   "bench": Command("kairos_jax.cli.bench", "measure what longer videos, the kernels and a model's answers cost"),
   "kernels": Command("kairos_jax.cli.kernels", "compile the Pallas kernels for chips that are not here, and tune them"),
@@ -54,6 +56,7 @@ EXAMPLES = """\
   kairos bench scaling
   kairos bench kernels --op=gated_delta
   kairos kernels check --targets=v5e,v6e
+  kairos models
   kairos parity tests/goldens
   kairos data build --out=runs/data --counts=physics:200,hand:200,robot:400
   kairos data show --folder=runs/data/robot

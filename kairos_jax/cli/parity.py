@@ -7,6 +7,7 @@ usage:
 
 A case is a pair NAME.json and NAME.safetensors; the first part of its name says what it tests. Each prints one line,
 with its worst tensor, and one more for every tensor that fails. Errors are the largest absolute ones, in float32.
+A case `..._as_shipped` holds a fault of the reference, and is skipped.
 A case of a kind that this package has no runner for has failed, unless --allow-skipped says that it may be left out.
 Exit code: 0 if all passed, 1 if any failed, 2 if nothing ran.
 """

@@ -63,7 +63,7 @@ class Autoencoder:
 
   def fit(
     self,
-    clips: Iterable[UInt8[np.ndarray, "T H W 3"]],
+    clips: Iterable[UInt8[np.ndarray, "_ H W 3"]],
     seed: int = 0,
     progress: Callable[[float], None] = lambda done: None,
   ) -> Params:

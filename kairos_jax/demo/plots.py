@@ -1,7 +1,7 @@
 """Line plots for the report, as SVG that takes its ink from the page around it: readable in light and in dark."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import matplotlib
@@ -41,7 +41,7 @@ _STYLE: dict[Any, Any] = {
 def loss_curves(stages: Mapping[str, Mapping[str, Curve]]) -> str:
   """One panel a stage, a line for each of its losses: faint as logged, strong as a running mean."""
 
-  def draw(axes: Sequence[Axes]) -> None:
+  def draw(axes: list[Axes]) -> None:
     for panel, (stage, losses) in zip(axes, stages.items(), strict=True):
       for color, (name, (steps, values)) in zip((_ACCENT, _SECOND, _INK), losses.items(), strict=False):
         panel.plot(steps, values, color=color, alpha=0.25, linewidth=1)
@@ -55,7 +55,7 @@ def foresight(result: Foresight) -> str:
   """PSNR, SSIM and the share of the arm of each future frame, imagined and held, with bands of 95 % over the clips."""
   labels = {"psnr": "PSNR, dB", "ssim": "SSIM", "found": "share of the arm found again"}
 
-  def draw(axes: Sequence[Axes]) -> None:
+  def draw(axes: list[Axes]) -> None:
     for panel, (measure, label) in zip(axes, labels.items(), strict=True):
       for color, name, quality in ((_ACCENT, "imagined", result.model), (_SECOND, "last frame stays", result.still)):
         mean, low, high = mean_band(getattr(quality, measure))
@@ -71,7 +71,7 @@ def foresight(result: Foresight) -> str:
 def validation_curves(panels: Mapping[str, Mapping[str, Curve]]) -> str:
   """One panel a stage and modality, a line for each noise level: the loss on clips that are held out."""
 
-  def draw(axes: Sequence[Axes]) -> None:
+  def draw(axes: list[Axes]) -> None:
     for panel, (title, levels) in zip(axes, panels.items(), strict=True):
       for place, (level, (steps, values)) in enumerate(levels.items()):
         strength = 1.0 - 0.75 * place / max(1, len(levels) - 1)
@@ -90,10 +90,10 @@ def _label_losses(panel: Axes, title: str) -> None:
   panel.legend(loc="upper right", handlelength=1.2)
 
 
-def _svg(draw: Callable[[Sequence[Axes]], None], panels: int, height: float) -> str:
+def _svg(draw: Callable[[list[Axes]], None], panels: int, height: float) -> str:
   with matplotlib.rc_context({**_STYLE, "svg.hashsalt": draw.__qualname__}):  # the same ids each time, not shared
     figure = Figure(figsize=(9, height), layout="constrained")
-    draw(figure.subplots(1, panels, squeeze=False)[0])
+    draw(list(figure.subplots(1, panels, squeeze=False)[0]))
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
   svg = buffer.getvalue()

@@ -14,7 +14,7 @@ import numpy as np
 from kairos_jax import files
 from kairos_jax.demo import plots
 from kairos_jax.errors import KairosError
-from kairos_jax.evaluation.foresight import Foresight
+from kairos_jax.evaluation.foresight import NEAR, Foresight
 from kairos_jax.evaluation.intervals import mean_band, wilson
 from kairos_jax.timing import Times
 
@@ -157,14 +157,18 @@ def _rates(rates: Sequence[Rate]) -> str:
 
 def _foresight(foresight: Foresight) -> str:
   gain, low, high = foresight.gain()
-  found, still = (mean_band(quality.found)[0][-1] for quality in (foresight.model, foresight.still))
+  found, still, near, still_near = (
+    mean_band(values)[0][-1]
+    for values in (foresight.model.found, foresight.still.found, foresight.model.near, foresight.still.near)
+  )
   caption = (
     f"Each future frame over {len(foresight.imagined)} unseen clips, with bands of 95 %: "
     f"PSNR is {gain:+.1f} dB against holding the last frame ({low:+.1f} to {high:+.1f})."
   )
   if np.isfinite(found):
     caption += (
-      f" Of the arm's pixels in the last frame {found:.0%} are found again, {still:.0%} if the last frame stays."
+      f" Of the arm's pixels in the last frame {found:.0%} are found again, {near:.0%} within {NEAR} pixels; "
+      f"{still:.0%} and {still_near:.0%} if the last frame stays."
     )
   return _figure(plots.foresight(foresight), caption)
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 import kairos_jax
 from data_pipelines.simulate.generate import build
-from kairos_jax import files, media
+from kairos_jax import console, files, media
 from kairos_jax.demo import report as report_lib
 from kairos_jax.demo.report import Latency, Rate, Results, Stage
 from kairos_jax.evaluation import comparison, latency
@@ -83,7 +83,8 @@ def run(config: ConfigDict, out: str | Path, scale: Scale) -> dict[str, Any]:
 def _run_claimed(config: ConfigDict, run_config: RunConfig, out: Path, scale: Scale) -> dict[str, Any]:
   start = time.monotonic()
   logging.info("1/5 data: %s", ", ".join(f"{count} {kind}" for kind, count in scale.clips.items()))
-  build(out / "data", scale.clips, config.seed, scale.size)
+  with console.progress("data", total=sum(scale.clips.values())) as bar:
+    build(out / "data", scale.clips, config.seed, scale.size, progress=bar.update)
   logging.info("2/5 training: %s", stage_steps(run_config))
   model = kairos_jax.load(curriculum.run_claimed(run_config, out))
 

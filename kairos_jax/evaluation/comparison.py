@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from data_pipelines import embodiments
-from data_pipelines.simulate.cue_reach import Cue, CueReach
+from data_pipelines.simulate.cue_reach import BODIES, Cue, CueReach
 from kairos_jax import console, seeds
 from kairos_jax.errors import KairosError
 from kairos_jax.evaluation.closed_loop import Episode, run_episodes
@@ -51,7 +51,7 @@ class Score(NamedTuple):
   successes: int
   episodes: int
   kept: int
-  films: list[UInt8[np.ndarray, "T H W 3"]]
+  films: list[UInt8[np.ndarray, "_ H W 3"]]
 
   @property
   def rate(self) -> Interval:
@@ -78,7 +78,7 @@ def compare(
   What the record holds already is not run again; a line on the screen says so.
 
   Args:
-    model: whose success is asked for.
+    model: whose success is asked for; it drives the robot that is the first of its embodiments.
     names: of `ENTRIES`.
     episodes: for each entry, at least 1.
     record: of finished episodes.
@@ -95,7 +95,7 @@ def compare(
   scores = {}
   for name in names:
     entry = ENTRIES[name]
-    where = name_of_model, entry.policy, f"cue_reach/{entry.cue}"
+    where = name_of_model, entry.policy, f"cue_reach/{entry.cue}"  # the robot is in the model's hash
     every = episode_seeds(episodes, seed)
     filmed = every[: film.get(name, 0)]
     found = record.kept(*where)
@@ -124,6 +124,9 @@ class _Arena:
     # A power of two, so that no batch is padded; of all episodes, so that what is left of them changes no number.
     self._slots = 1 << (min(SLOTS, episodes) - 1).bit_length()
     self._model = model
+    self._robot = next(iter(model.saved.embodiments), "slide_arm")
+    if self._robot not in BODIES:
+      raise KairosError(f"the model drives {self._robot!r}, which the simulator does not have: {', '.join(BODIES)}")
     self._environments: list[CueReach] = []
     self._driver: ModelPolicy | None = None
 
@@ -132,7 +135,7 @@ class _Arena:
     if not waiting:
       return iter(())
     if not self._environments:
-      self._environments = [CueReach(self._model.saved.frame_size[0]) for _ in range(self._slots)]
+      self._environments = [CueReach(self._model.saved.frame_size[0], robot=self._robot) for _ in range(self._slots)]
     for environment in self._environments:
       environment.cue = entry.cue
     return run_episodes(self._environments, waiting, self._policy(entry.policy))
@@ -140,7 +143,7 @@ class _Arena:
   def _policy(self, kind: str) -> Policy:
     match kind:
       case "random":
-        return RandomPolicy(len(embodiments.get(CueReach.embodiment).action), self._model.codec.time_stride)
+        return RandomPolicy(len(embodiments.get(self._robot).action), self._model.codec.time_stride)
       case "expert":
         return ExpertPolicy(self._environments)
       case "blind":
@@ -148,5 +151,5 @@ class _Arena:
       case _:
         if self._driver is None:
           instructions = [environment.instruction for environment in self._environments]
-          self._driver = ModelPolicy(self._model, instructions, CueReach.embodiment)
+          self._driver = ModelPolicy(self._model, instructions, self._robot)
         return self._driver

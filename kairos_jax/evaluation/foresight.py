@@ -22,6 +22,7 @@ from kairos_jax.interfaces import num_frames
 from kairos_jax.runtime import WorldModel
 
 TIP_LEVEL = 0.7  # of red, green and blue: the tip is white
+NEAR = 2  # pixels
 SEEN, FUTURE = 2, 4  # latents of a clip: those that the model sees, and those that it imagines
 
 Video = UInt8[np.ndarray, "N T H W 3"]
@@ -34,12 +35,14 @@ class Quality(NamedTuple):
     psnr: dB.
     ssim: at most 1.
     found: share of the true arm's pixels that are the arm's here too; NaN where the true frame shows no arm.
+    near: share of the true arm's pixels that the arm is at, or at most `NEAR` pixels from.
     f1: of the two masks of the arm, which an arm that is everywhere cannot win.
   """
 
   psnr: Float[np.ndarray, "N T"]
   ssim: Float[np.ndarray, "N T"]
   found: Float[np.ndarray, "N T"]
+  near: Float[np.ndarray, "N T"]
   f1: Float[np.ndarray, "N T"]
 
 
@@ -105,5 +108,7 @@ def foresee(
 
 
 def _quality(got: Video, true: Video, mark: Callable[[Video], Bool[np.ndarray, "N T H W"]]) -> Quality:
-  found, f1 = video_metrics.found_again(mark(got), mark(true))
-  return Quality(video_metrics.psnr(got, true), video_metrics.ssim(got, true), found, f1)
+  marked, wanted = mark(got), mark(true)
+  found, f1 = video_metrics.found_again(marked, wanted)
+  near, _ = video_metrics.found_again(video_metrics.widened(marked, NEAR), wanted)
+  return Quality(video_metrics.psnr(got, true), video_metrics.ssim(got, true), found, near, f1)

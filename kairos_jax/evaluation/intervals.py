@@ -1,11 +1,10 @@
 """How sure a measured number is: 95% confidence intervals of rates and of means."""
 
 import warnings
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import stats
 
 from kairos_jax.errors import KairosError
@@ -34,32 +33,6 @@ def wilson(successes: int, trials: int) -> Interval:
   return Interval(successes / trials, float(low), float(high))
 
 
-def over_runs(successes: Sequence[int] | Int[np.ndarray, "N"], trials: Sequence[int]) -> Interval:
-  """The success rate of several training runs, each tried in episodes of its own number.
-
-  Episodes of one run are alike in what that run happened to learn. So the Wilson interval is taken at the effective
-  number of episodes: all of them, divided by how many times more the runs' rates vary than chance alone makes them
-  (Dean and Pagano 2015, the modified Wilson interval of cluster samples). One run gives `wilson`.
-
-  Raises:
-    KairosError: no runs, a run without trials, or another number of successes than of trials.
-  """
-  if len(successes) != len(trials) or not trials:
-    raise KairosError(f"{len(successes)} success counts of {len(trials)} runs; give one for each of at least one run")
-  for successes_of_run, trials_of_run in zip(successes, trials, strict=True):
-    wilson(successes_of_run, trials_of_run)  # raises
-  won, tried = np.asarray(successes, float), np.asarray(trials, float)
-  total = tried.sum()
-  rate = float(won.sum() / total)
-  inflation = 1.0
-  if len(tried) > 1 and 0 < rate < 1:
-    share = tried / total
-    between = len(tried) / (len(tried) - 1) * np.sum((share * (won / tried - rate)) ** 2)
-    inflation = max(1.0, float(between / (rate * (1 - rate) / total)))
-  low, high = _wilson_bounds(rate, total / inflation)
-  return Interval(rate, low, high)
-
-
 def mean_band(
   values: Float[np.ndarray, "N *S"], seed: int = 0
 ) -> tuple[Float[np.ndarray, "*S"], Float[np.ndarray, "*S"], Float[np.ndarray, "*S"]]:
@@ -85,12 +58,3 @@ def mean_band(
 def mean_interval(values: Float[np.ndarray, "N"], seed: int = 0) -> Interval:
   """`mean_band` of plain numbers."""
   return Interval(*(float(x) for x in mean_band(values, seed)))
-
-
-def _wilson_bounds(rate: float, trials: float) -> tuple[float, float]:
-  """Wilson's interval for a number of trials that need not be whole, which scipy's wants."""
-  z = stats.norm.ppf((1 + LEVEL) / 2)
-  spread = z * z / trials
-  middle = (rate + spread / 2) / (1 + spread)
-  half = z / (1 + spread) * np.sqrt(rate * (1 - rate) / trials + spread / (4 * trials))
-  return max(0.0, float(middle - half)), min(1.0, float(middle + half))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -109,6 +109,7 @@ class RandomPolicy:
     return np.stack([np.random.default_rng(seed).uniform(-1, 1, self._shape) for seed in seeds])
 
 
+@runtime_checkable
 class Scripted(Protocol):
   """An environment that knows how its task is done."""
 

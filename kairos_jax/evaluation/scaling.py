@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from kairos_jax import timing
 from kairos_jax.errors import KairosError
@@ -76,7 +76,7 @@ def measure(tower: str, frames: Sequence[int]) -> Iterator[Point]:
     yield Point(tower, count, times[tower].median, _planned_bytes(run))
 
 
-def exponent(frames: Sequence[int], values: Sequence[float]) -> float:
+def exponent(frames: Sequence[int] | Int[np.ndarray, "N"], values: Sequence[float] | Float[np.ndarray, "N"]) -> float:
   """The p of the best values = c frames^p: the slope of a line through their logarithms, by least squares."""
   return float(np.polyfit(np.log(frames), np.log(values), 1)[0])
 
@@ -114,7 +114,7 @@ def _planned_bytes(run: jax.stages.Compiled) -> int:
   return plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
 
 
-def _delta_inputs(config: VideoConfig, frames: int) -> tuple[Float[Array, "1 T H _"], ...]:
+def _delta_inputs(config: VideoConfig, frames: int) -> tuple[Float[Array, "1 T H ..."], ...]:
   keys = jax.random.split(jax.random.key(0), 5)
   shape = (1, frames * ROWS * COLUMNS, config.heads)
   q, k = (jax.random.normal(key, (*shape, config.key_dim)) for key in keys[:2])

@@ -4,24 +4,23 @@
   taskset -c 0 kairos bench understanding
 
 The model has the widths of Qwen3.5-0.8B, fewer layers and words, and random weights that transformers writes. Greedy
-tokens must be the same before anything is timed. The two take turns; shown are medians, and the median of the ratios of
-neighboring runs. On one processor (taskset) both have one thread, and the processor time that they take says little of
-what else runs on the machine; wall time does, the more so with threads that wait for each other.
+tokens must be the same before anything is timed. The two take turns; shown are medians, and how many times longer
+transformers takes. On one processor (taskset) both have one thread, and the processor time that they take says little
+of what else runs on the machine; wall time does, the more so with threads that wait for each other.
 """
 
-import itertools
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
-from kairos_jax import console
+from kairos_jax import console, timing
 from kairos_jax.errors import KairosError
+from kairos_jax.timing import Times
 from kairos_jax.understanding import Sampling, weights
 from kairos_jax.understanding.config import ModelConfig, read_config
 from kairos_jax.understanding.generation import stream_tokens
@@ -97,23 +96,22 @@ def _compare(theirs: Any, config: ModelConfig, params: Any, length: int) -> None
 
   if ours(NEW)() != torch_run(NEW):
     raise KairosError(f"bench: the tokens after {length} are not those of transformers")
-  first = [_times(ours(1), lambda: torch_run(1)) for _ in range(RUNS)]
-  _show(f"prefill of {length}", first)
-  whole = [_times(ours(NEW), lambda: torch_run(NEW)) for _ in range(RUNS)]
-  prefill = [statistics.median(x) for x in zip(*first, strict=True)]
-  _show(f"a token after {length}", [tuple((t - p) / (NEW - 1) for t, p in zip(x, prefill, strict=True)) for x in whole])
+  first = timing.measure({"ours": ours(1), "theirs": lambda: torch_run(1)}, rounds=RUNS)
+  _show(f"prefill of {length}", _processor(first), _wall(first))
+  whole = timing.measure({"ours": ours(NEW), "theirs": lambda: torch_run(NEW)}, rounds=RUNS)
+  processor = (_processor(whole) - _processor(first)) / (NEW - 1)
+  _show(f"a token after {length}", processor, (_wall(whole) - _wall(first)) / (NEW - 1))
 
 
-def _times(*runs: Callable[[], Any]) -> tuple[float, ...]:
-  """Processor seconds of each run, then its wall seconds."""
-  starts = []
-  for run in [*runs, lambda: None]:
-    starts.append((time.process_time(), time.perf_counter()))
-    run()
-  return tuple(after[i] - before[i] for i in (0, 1) for before, after in itertools.pairwise(starts))
+def _processor(times: Mapping[str, Times]) -> Float[np.ndarray, "2"]:
+  return np.asarray([times["ours"].processor, times["theirs"].processor])
 
 
-def _show(name: str, times: list[tuple[float, ...]]) -> None:
-  ours, theirs, *_ = (statistics.median(x) * 1e3 for x in zip(*times, strict=True))
-  processor, wall = (statistics.median(x[i + 1] / x[i] for x in times) for i in (0, 2))
-  console.show(f"{name:<18}  {ours:>9.1f}  {theirs:>16.1f}  {processor:>5.2f}  {wall:>9.2f}")
+def _wall(times: Mapping[str, Times]) -> Float[np.ndarray, "2"]:
+  return np.asarray([times["ours"].median, times["theirs"].median])
+
+
+def _show(name: str, processor: Float[np.ndarray, "2"], wall: Float[np.ndarray, "2"]) -> None:
+  """A line, of seconds of ours and theirs."""
+  (ours, theirs), ratio, wall_ratio = processor * 1e3, processor[1] / processor[0], wall[1] / wall[0]
+  console.show(f"{name:<18}  {ours:>9.1f}  {theirs:>16.1f}  {ratio:>5.2f}  {wall_ratio:>9.2f}")

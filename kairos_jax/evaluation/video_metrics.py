@@ -2,6 +2,7 @@
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from scipy import ndimage
 from skimage import metrics
 
 from kairos_jax.errors import KairosError
@@ -68,6 +69,12 @@ def found_again(
     recall = both / wanted
     f1 = np.where(wanted > 0, 2 * both / (wanted + held), np.nan)
   return recall, f1
+
+
+def widened(mask: Bool[np.ndarray, "*B T H W"], pixels: int) -> Bool[np.ndarray, "*B T H W"]:
+  """The mask with all that is at most so many pixels from it, along both axes."""
+  size = (1,) * (mask.ndim - 2) + (2 * pixels + 1,) * 2
+  return ndimage.maximum_filter(mask, size=size, mode="constant")
 
 
 def _check(got: Video, true: Video) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.schedule import ACTION_SHIFT, TRAIN_TIMESTEPS, shifted, video_shift
 from kairos_jax.interfaces import ContextEncoder, VideoCodec, num_frames, num_latents
-from kairos_jax.model import WorldActionModel
+from kairos_jax.model import WorldActionModel, lora
 
 Params = dict[str, Any]
 Batch = Mapping[str, Array]
@@ -82,12 +82,16 @@ class Draws(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Objective:
-  """The loss of one stage: `objective(params, batch, key)`, with params {"video", "action", "bridge", "codec"}."""
+  """The loss of one stage: `objective(params, batch, key)`, with params {"video", "action", "bridge", "codec"}.
+
+  Params may also have "lora", the adapters that the towers read beside their matrices, scaled by `adapter_scale`.
+  """
 
   model: WorldActionModel
   encoder: ContextEncoder
   codec: VideoCodec
   config: ObjectiveConfig
+  adapter_scale: float = 1.0
 
   def __call__(self, params: Params, batch: Batch, key: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss and its parts.
@@ -141,7 +145,7 @@ class Objective:
     self, params: Params, batch: Batch, clean: Float[Array, "B F h w C"], draws: Draws
   ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss and its parts for given draws; `clean` are the latents of the batch's video."""
-    context = self.encoder.encode(params["bridge"], self._drop_text(batch["tokens"], draws.text))
+    context = self.encoder.encode(params.get("bridge", {}), self._drop_text(batch["tokens"], draws.text))
     frame = jnp.arange(clean.shape[1])
     is_history = (frame < draws.num_observed[:, None])[..., None, None, None]
     latents = jnp.where(is_history, clean, _mix(clean, draws.noise, draws.sigma))
@@ -184,7 +188,11 @@ class Objective:
     return jax.tree.map(choose, tokens, self.encoder.without_text(tokens))
 
   def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
-    return self.model.apply({"params": params}, *args, **kwargs)
+    if lora.COLLECTION not in params:
+      return self.model.apply({"params": params}, *args, **kwargs)
+    adapters = lora.scaled(params[lora.COLLECTION], self.adapter_scale)
+    with lora.reading():
+      return self.model.apply({"params": params, lora.COLLECTION: adapters}, *args, **kwargs)
 
   def _draw_tasks(
     self, key: Array, length: Int[Array, "B"]

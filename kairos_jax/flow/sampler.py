@@ -31,6 +31,7 @@ def euler(
   constrain: Callable[[Any], Any] = lambda sample: sample,
   *,
   trace: bool = False,
+  on_step: Callable[[Any], None] | None = None,
 ) -> tuple[Any, Trace | None]:
   """Integrates d sample / d sigma = velocity from the first level to the last.
 
@@ -39,6 +40,7 @@ def euler(
     schedules: one `Schedule` per leaf of `sample`, of the same number of steps.
     constrain: applied to the sample before the first step and after every step, the last included.
     trace: also return what happened at every step.
+    on_step: hears the level of every step that is done, on the host.
   """
   levels = jax.tree.map(
     lambda s: tuple(jnp.asarray(x) for x in (s.timesteps, s.sigmas, s.next_sigmas)),
@@ -52,6 +54,8 @@ def euler(
     timestep, sigma, next_sigma = level
     v = velocity(sample, timestep)
     result = jax.tree.map(lambda x, v, a, b: x + v * (b - a), sample, v, sigma, next_sigma)
+    if on_step is not None:
+      jax.debug.callback(on_step, jax.tree.leaves(sigma)[0])
     return constrain(result), Trace(sample, v, result) if trace else None
 
   return jax.lax.scan(step, constrain(sample), levels)
@@ -98,12 +102,14 @@ def sample_video(
   negative: Context | None = None,
   negative_memory: Memory | None = None,
   trace: bool = False,
+  on_step: Callable[[Any], None] | None = None,
 ) -> tuple[Float[Array, "B F H W C"], Trace | None]:
   """Text to video; with `observed` (the first frames among F) or `memory` (frames before F) the video's continuation.
 
   Args:
     guidance: 1 leaves the negative context unread.
     negative_memory: the same history as `memory`, read under the negative context.
+    on_step: see `euler`.
 
   Raises:
     KairosError: guidance without a negative context, or with a memory of one context alone.
@@ -116,8 +122,8 @@ def sample_video(
         f"guidance is {guidance} and {missing} is None; with history both contexts need one, or neither"
       )
     branches.append((_required(negative, guidance), negative_memory))
-  velocity = guided(_video_velocity(model, params, observed), branches, guidance)
-  return euler(velocity, noise, schedule, hold(observed), trace=trace)
+  velocity = guided(video_velocity(model, params, observed), branches, guidance)
+  return euler(velocity, noise, schedule, hold(observed), trace=trace, on_step=on_step)
 
 
 def sample_joint(
@@ -163,7 +169,7 @@ def sample_joint(
       method="denoise_joint",
     )
     if guidance != 1.0:
-      without = _video_velocity(model, params, observed)(latents, timestep[0], negative, None)
+      without = video_velocity(model, params, observed)(latents, timestep[0], _required(negative, guidance), None)
       video = without + guidance * (video - without)
     return video, action
 
@@ -207,7 +213,10 @@ def _required(negative: Context | None, guidance: float) -> Context:
   return negative
 
 
-def _video_velocity(model: WorldActionModel, params: Params, observed: Array | None):
+def video_velocity(
+  model: WorldActionModel, params: Params, observed: Array | None
+) -> Callable[[Array, Array, Context, Memory | None], Array]:
+  """(latents, timestep, context, memory) -> velocity, the first frames being observed."""
   num_observed = 0 if observed is None else observed.shape[1]
 
   def velocity(latents, timestep, context, memory):

@@ -89,7 +89,7 @@ def model_config(meta: dict[str, Any], overrides: dict[str, Any]) -> WorldAction
   Raises:
     KairosError: towers that cannot stand beside each other; see `WorldActionConfig`.
   """
-  video = {**meta["video_dit"], **overrides}
+  video = {**(_first_tower(meta["dit"]) if "dit" in meta else meta["video_dit"]), **overrides}
   action = meta.get("action_dit")
   return WorldActionConfig(
     video=VideoConfig(
@@ -102,6 +102,7 @@ def model_config(meta: dict[str, Any], overrides: dict[str, Any]) -> WorldAction
       rule=RULES[video.get("attn_method", "flash")],
       history_sees_future=not video.get("restrict_history_query_to_history", True),
       all_see_history=video.get("all_atten_history", False),
+      float16_rope="dit" in meta and video.get("float16_rope", True),
       channels=video["in_dim"],
       patch=tuple(video["patch_size"]),
       **_sizes(video),
@@ -117,6 +118,16 @@ def model_config(meta: dict[str, Any], overrides: dict[str, Any]) -> WorldAction
       **_sizes(action),
     ),
   )
+
+
+def _first_tower(dit: dict[str, Any]) -> dict[str, Any]:
+  """The first models' arguments (V1) in the words of the later ones: every fourth layer is a gated delta net."""
+  lengths = dit["dilated_lengths"]
+  if len(wide := {length for length in lengths[:3] if length > 1}) > 1:
+    raise KairosError(f"dilated_lengths is {lengths}; allowed: one length above 1")
+  group = [*("DSWA" if length > 1 else "SWA" for length in lengths[:3]), "GATED"]
+  layers = [group[i % 4] for i in range(dit["num_layers"])]
+  return {**dit, "layers_settings": layers, "dilated_lengths": list(wide or {1}), "attn_method": "flash"}
 
 
 def _sizes(tower: dict[str, Any]) -> dict[str, Any]:

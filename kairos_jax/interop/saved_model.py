@@ -50,21 +50,24 @@ class SavedModel:
 
 
 def save(folder: str | Path, saved: SavedModel) -> None:
-  """Writes the folder; model.json comes last, so that a folder without it is known to be unfinished."""
-  folder = Path(folder)
-  flat = flatten_dict(jax.device_get(saved.params), sep="/")
-  files.write_safetensors(folder / "weights.safetensors", flat)
-  files.write_json(folder / "model.json", _description(saved))
+  """Writes the folder; model.json comes last, so that a folder without it is known to be unfinished.
+
+  The parameters of an encoder that comes trained, and was not trained further, are not written: the encoder's own
+  description says where they lie, and their hash which ones they are.
+  """
+  folder, params, description = Path(folder), jax.device_get(saved.params), _description(saved)
+  if saved.encoder.comes_trained:
+    given = _hash(params["bridge"])
+    if given == _hash(saved.encoder.init(jax.random.key(0))):
+      description["bridge_weights"] = given
+      params = {name: part for name, part in params.items() if name != "bridge"}
+  files.write_safetensors(folder / "weights.safetensors", flatten_dict(params, sep="/"))
+  files.write_json(folder / "model.json", description)
 
 
 def content_hash(saved: SavedModel) -> str:
   """SHA-256 over the description and over names, types, shapes and numbers of all weights: what names a model."""
-  digest = hashlib.sha256(json.dumps(_description(saved), sort_keys=True).encode())
-  for name, value in sorted(flatten_dict(saved.params, sep="/").items()):
-    array = np.ascontiguousarray(value)
-    digest.update(f"{name} {array.dtype.name} {array.shape} ".encode())
-    digest.update(array.reshape(-1).view(np.uint8))
-  return digest.hexdigest()
+  return _hash(saved.params, json.dumps(_description(saved), sort_keys=True))
 
 
 def load(folder: str | Path) -> SavedModel:
@@ -99,7 +102,23 @@ def load(folder: str | Path) -> SavedModel:
     )
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise KairosError(f"{folder} is not a readable model: model.json: {error!r}") from None
-  return dataclasses.replace(saved, params=_read_weights(folder / "weights.safetensors", saved))
+  bridge_hash = description.get("bridge_weights")
+  params = _read_weights(folder / "weights.safetensors", saved, bridge=bridge_hash is None)
+  if bridge_hash is not None:
+    params["bridge"] = saved.encoder.init(jax.random.key(0))
+    if (found := _hash(params["bridge"])) != bridge_hash:
+      where = assembly.describe(saved.encoder)
+      raise KairosError(f"{folder} goes with the weights {bridge_hash[:12]} of its bridge; {found[:12]} lie at {where}")
+  return dataclasses.replace(saved, params=params)
+
+
+def _hash(params: Params, begin: str = "") -> str:
+  digest = hashlib.sha256(begin.encode())
+  for name, value in sorted(flatten_dict(params, sep="/").items()):
+    array = np.ascontiguousarray(value)
+    digest.update(f"{name} {array.dtype.name} {array.shape} ".encode())
+    digest.update(array.reshape(-1).view(np.uint8))
+  return digest.hexdigest()
 
 
 _PLAIN = ("video_fps", "frame_size", "clip_frames", "action_horizon")
@@ -119,12 +138,12 @@ def _description(saved: SavedModel) -> dict[str, Any]:
   }
 
 
-def _read_weights(path: Path, saved: SavedModel) -> Params:
-  """The parameters, each of the shape and type that the description gives it."""
+def _read_weights(path: Path, saved: SavedModel, bridge: bool) -> Params:
+  """The parameters, each of the shape and type that the description gives it; those of the bridge if they are there."""
   shapes = {
     **jax.eval_shape(lambda: init_params(saved.model_config, jax.random.key(0))),
-    "bridge": jax.eval_shape(lambda: saved.encoder.init(jax.random.key(0))),
     "codec": saved.codec.param_shapes(),
+    **({"bridge": saved.encoder.param_shapes()} if bridge else {}),
   }
   wanted, found = flatten_dict(shapes, sep="/"), files.read_safetensors(path)
   for name, shape in wanted.items():

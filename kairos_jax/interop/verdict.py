@@ -57,6 +57,9 @@ def judge(paths: Iterable[Path], *, allow_skipped: bool = False) -> Iterator[Ver
     allow_skipped: a case of a kind without a runner is skipped; otherwise it has failed.
   """
   for path in paths:
+    if reason := parity.left_out(path.stem):
+      yield Verdict(path.stem, skipped=reason)
+      continue
     if reason := _no_runner(path.stem):
       yield Verdict(path.stem, skipped=reason) if allow_skipped else Verdict(path.stem, error=reason)
       continue

@@ -13,6 +13,7 @@ from kairos_jax.model import rotation
 from kairos_jax.model.config import ActionConfig
 from kairos_jax.model.layers import Block, Mlp, TimeEmbedding, scan_groups
 from kairos_jax.model.memory import FrameCache, layer_name
+from kairos_jax.parallel.activations import constrain
 from pallas_kernels.window_attention import Span, action_attention
 
 
@@ -38,6 +39,7 @@ class _ActionGroup(nn.Module):
       )
       attend = functools.partial(_attend, cache=video.get(name), seen=seen, kernels=config.kernels)
       x, _ = block(x, t_mod, context, context_mask, rope_cos_sin=rope_cos_sin, attend=attend)
+      x = constrain(x, "actions")
     return x, None
 
 

@@ -31,6 +31,7 @@ class VideoConfig:
     rule: "frame" (history-aware, streams) or "token" (the V1 and video-only models).
     causal_history: observed frames see no later ones; then a memory does not depend on the stretches in which they
       came, and one pass serves a decision at every one of them. The released models see both ways within a stretch.
+    float16_rope: q and k are rounded to float16 before they are turned, as the first released models (V1) do.
     key_dim, value_dim: per head of the gated delta net; the released models use 256 and 512 whatever the width.
     remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or "full" (whole layer groups).
     dtype: of the computation; parameters stay in float32.
@@ -48,6 +49,7 @@ class VideoConfig:
   history_sees_future: bool = False
   causal_history: bool = False
   all_see_history: bool = False
+  float16_rope: bool = False
   channels: int = 16
   patch: tuple[int, int, int] = (1, 2, 2)
   key_dim: int = 256

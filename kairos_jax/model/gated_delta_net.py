@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from pallas_kernels.gated_delta import gated_delta
+from pallas_kernels.gated_delta import gated_delta, short_convolution
 
 TAPS = 4
 
@@ -42,18 +42,21 @@ class GatedDeltaNet(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "B T D"], state: DeltaState | None = None
+    self, x: Float[Array, "B T D"], state: DeltaState | None = None, tokens: int | None = None
   ) -> tuple[Float[Array, "B T D"], DeltaState]:
-    """Reads and writes the memory in the order of the tokens, starting from `state` (empty if None)."""
+    """Reads and writes the memory in the order of the tokens, starting from `state` (empty if None).
+
+    Only the first `tokens` are written, if that is given: padding at the end leaves no trace in the state.
+    """
     widths = {"q": self.heads * self.key_dim, "k": self.heads * self.key_dim, "v": self.heads * self.value_dim}
     mixed, tail = {}, {}
     for name, width in widths.items():
       raw = nn.Dense(width, use_bias=False, dtype=self.dtype, name=f"{name}_proj")(x)
       taps = self.param(f"{name}_conv", nn.initializers.normal(TAPS**-0.5), (TAPS, width)).astype(self.dtype)
       past = jnp.zeros((x.shape[0], TAPS, width), raw.dtype) if state is None else state.tail[name].astype(raw.dtype)
-      joined = jnp.concatenate([past, raw], axis=1)
-      tail[name] = joined[:, -TAPS:]
-      mixed[name] = nn.silu(sum(joined[:, i + 1 : i + 1 + x.shape[1]] * taps[i] for i in range(TAPS)))
+      by_head = (rearrange(y, "... (h d) -> ... h d", h=self.heads) for y in (raw, taps, past))
+      convolved, last = (rearrange(y, "b t h d -> b t (h d)") for y in short_convolution(*by_head, tokens=tokens))
+      tail[name], mixed[name] = last, nn.silu(convolved)
 
     mixed["q"] = l2_normalize(mixed["q"], self.heads) * self.key_dim**-0.5
     mixed["k"] = l2_normalize(mixed["k"], self.heads)
@@ -62,9 +65,15 @@ class GatedDeltaNet(nn.Module):
     a = nn.Dense(self.heads, use_bias=False, dtype=self.dtype, name="a_proj")(x).astype(jnp.float32)
     a_log = self.param("A_log", _init_a_log, (self.heads,))
     dt_bias = self.param("dt_bias", _init_dt_bias, (self.heads,))
+    a_log, dt_bias = a_log.astype(jnp.float32), dt_bias.astype(jnp.float32)
     log_decay = -jnp.exp(a_log) * jax.nn.softplus(a + dt_bias)
     beta = jax.nn.sigmoid(nn.Dense(self.heads, use_bias=False, dtype=self.dtype, name="b_proj")(x).astype(jnp.float32))
+    if tokens is not None:
+      real = (jnp.arange(x.shape[1]) < tokens)[:, None]
+      log_decay, beta = jnp.where(real, log_decay, 0.0), jnp.where(real, beta, 0.0)
 
+    for name, value in dict(k=k, log_decay=log_decay, beta=beta).items():
+      self.sow("intermediates", name, value)
     read, matrix = gated_delta(
       q, k, v, log_decay, beta, None if state is None else state.matrix, implementation=self.kernels
     )

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from kairos_jax.model import rotation
 from kairos_jax.model.gated_delta_net import DeltaState, GatedDeltaNet
+from kairos_jax.model.lora import COLLECTION
 
 # q, k, v [B *S H D] -> what each query reads [B *S H D].
 Attend = Callable[[Array, Array, Array], Array]
@@ -55,6 +56,7 @@ class SelfAttention(nn.Module):
   heads: int
   eps: float
   dtype: Any
+  float16_rope: bool = False
 
   @nn.compact
   def __call__(
@@ -65,6 +67,8 @@ class SelfAttention(nn.Module):
     q = nn.RMSNorm(self.eps, dtype=self.dtype, name="norm_q")(q)
     k = nn.RMSNorm(self.eps, dtype=self.dtype, name="norm_k")(k)
     q, k, v = (rearrange(y, "... (h d) -> ... h d", h=self.heads) for y in (q, k, v))
+    if self.float16_rope:
+      q, k = (y.astype(jnp.float16).astype(y.dtype) for y in (q, k))
     q, k = rotation.apply_rope(q, rope_cos_sin), rotation.apply_rope(k, rope_cos_sin)
     read = rearrange(attend(q, k, v), "... h d -> ... (h d)")
     return nn.Dense(self.dim, dtype=self.dtype, name="o")(read), {"k": k, "v": v}
@@ -108,6 +112,7 @@ class Block(nn.Module):
   key_dim: int = 0  # of the gated delta net
   value_dim: int = 0
   kernels: str = "auto"
+  float16_rope: bool = False
 
   @nn.compact
   def __call__(
@@ -120,11 +125,12 @@ class Block(nn.Module):
     rope_cos_sin: tuple[Array, Array],
     attend: Attend | None = None,
     state: DeltaState | None = None,
+    frames: int | None = None,
   ) -> tuple[Float[Array, "B *S D"], Any]:
     """Returns the tokens and what a later frame needs of them: keys and values, or the delta net's state.
 
     `t_mod` holds one modulation for the last axis of S: per frame for video [B F L D], per clip for actions [B A D]; or
-    one for each token, with as many axes as S.
+    one for each token, with as many axes as S. Of video, frames from `frames` on are padding.
     """
     attention = (self.dim, self.attention_dim, self.heads, self.eps, self.dtype)
     init = nn.initializers.normal(self.dim**-0.5)
@@ -139,11 +145,12 @@ class Block(nn.Module):
       net = GatedDeltaNet(
         self.dim, self.heads, self.key_dim, self.value_dim, self.eps, self.dtype, self.kernels, name="gated_delta"
       )
-      mixed, kept = net(hidden.reshape(hidden.shape[0], -1, self.dim), state)
+      tokens = None if frames is None else frames * hidden.shape[-2]
+      mixed, kept = net(hidden.reshape(hidden.shape[0], -1, self.dim), state, tokens)
       mixed = mixed.reshape(hidden.shape)
     else:
       assert attend is not None, f"a block of kind {self.kind} needs `attend`"
-      mixed, kept = SelfAttention(*attention, name="self_attn")(hidden, rope_cos_sin, attend)
+      mixed, kept = SelfAttention(*attention, self.float16_rope, name="self_attn")(hidden, rope_cos_sin, attend)
     x = x + gate_a * mixed
 
     hidden = self._norm("cross_attn_norm", affine=True)(x).reshape(x.shape[0], -1, self.dim)
@@ -165,7 +172,7 @@ REMAT_POLICIES = {
 
 
 def scan_groups(group: type[nn.Module], groups: int, remat: str) -> type[nn.Module]:
-  """Repeats a layer group: parameters, memories and intermediates get a leading axis, and it compiles once.
+  """Repeats a layer group: parameters, adapters, memories and intermediates get a leading axis; it compiles once.
 
   The group is called with (x, xs, shared): `xs` is cut along its leading axis, `shared` goes to every repeat.
   """
@@ -173,7 +180,7 @@ def scan_groups(group: type[nn.Module], groups: int, remat: str) -> type[nn.Modu
     group = nn.remat(group, policy=REMAT_POLICIES[remat], prevent_cse=False)
   return nn.scan(
     group,
-    variable_axes={"params": 0, "intermediates": 0},
+    variable_axes={"params": 0, COLLECTION: 0, "intermediates": 0},
     split_rngs={"params": True},
     in_axes=(0, nn.broadcast),
     out_axes=0,

@@ -79,6 +79,7 @@ def extend(config: WorldActionConfig, memory: Memory | None, written: dict[str, 
     raise KairosError("model.video.rule is 'token', which cannot stream: its windows look ahead; use 'frame'")
   kinds = {layer_name(i): kind for i, kind in enumerate(video.group)}
   caches = {name: FrameCache(**written[name]) for name, kind in kinds.items() if kind != "GATED"}
+  caches = jax.tree.map(lambda x: x[:, :, :frames], caches)  # what was written may be padded
 
   def grow(old, capacity):
     return {

@@ -17,6 +17,7 @@ from kairos_jax.model import rotation
 from kairos_jax.model.config import VideoConfig
 from kairos_jax.model.layers import Block, Mlp, TimeEmbedding, modulate, scan_groups
 from kairos_jax.model.memory import Memory, layer_name
+from kairos_jax.parallel.activations import constrain, padded_frames
 from pallas_kernels.window_attention import Span, window_attention
 
 
@@ -32,6 +33,7 @@ class _Shared:
   stop: Int[Array, "#B"] | None
   position: Int[Array, "B"] | None
   num_observed_bound: int = flax.struct.field(pytree_node=False)
+  frames: int | None = flax.struct.field(pytree_node=False)  # that there are, where padding follows them
 
 
 class _VideoGroup(nn.Module):
@@ -54,6 +56,7 @@ class _VideoGroup(nn.Module):
         config.key_dim,
         config.value_dim,
         config.kernels,
+        config.float16_rope,
         name=name,
       )
       x, kept = block(
@@ -64,23 +67,34 @@ class _VideoGroup(nn.Module):
         rope_cos_sin=shared.rope_cos_sin,
         attend=functools.partial(self._attend, kind=kind, cache=past.get(name), shared=shared),
         state=past.get(name) if kind == "GATED" else None,
+        frames=shared.frames,
       )
+      x = constrain(x, "video")
       if self.remember:
         written[name] = kept
     return x, written
 
   def _attend(self, q, k, v, kind: str, cache: memory_lib.FrameCache | None, shared: _Shared):
-    earlier, start = 0, None
+    earlier, start, past = 0, None, None
     if cache is not None and shared.position is not None:
       earlier, start = cache.frames, memory_lib.first_frame(cache, shared.position)
-      k, v = jnp.concatenate([cache.k, k], axis=1), jnp.concatenate([cache.v, v], axis=1)
+      past = (cache.k, cache.v)
     span = Span(
       num_observed=earlier + shared.num_observed,
       start=start,
       stop=None if shared.stop is None else earlier + shared.stop,
       num_observed_bound=earlier + shared.num_observed_bound,
     )
-    return window_attention(q, k, v, self.config.attention_rule(kind), span, implementation=self.config.kernels)
+    rule = self.config.attention_rule(kind)
+    return window_attention(q, k, v, rule, span, past=past, implementation=self.config.kernels)
+
+
+@flax.struct.dataclass
+class Reuse:
+  """What the blocks added in an earlier pass to the patches, and whether this pass adds it again and skips them."""
+
+  again: Bool[Array, ""]
+  added: Float[Array, "B F L D"]
 
 
 class VideoTower(nn.Module):
@@ -99,7 +113,8 @@ class VideoTower(nn.Module):
     length: Int[Array, "B"] | None = None,
     memory: Memory | None = None,
     remember: bool = False,
-  ) -> tuple[Float[Array, "B F H W C"], dict[str, Any]]:
+    reuse: Reuse | None = None,
+  ) -> tuple[Float[Array, "B F H W C"], Any]:
     """One pass over F latent frames.
 
     Args:
@@ -108,9 +123,11 @@ class VideoTower(nn.Module):
       length: frames that are not padding; None: all.
       memory: of the frames before these.
       remember: also return what a memory keeps of these frames, for `memory.extend`.
+      reuse: what the blocks added in an earlier pass, and whether to add it again in their place.
 
     Returns:
-      Velocity (noise minus data) of every frame, and what was written by layer ({} without `remember`).
+      Velocity (noise minus data) of every frame, and what was written by layer ({} without `remember`), whose keys and
+      values may be followed by those of padding; with `reuse`, in its place what the blocks added.
 
     Raises:
       KairosError: height or width is not a multiple of the patch; a memory under the token-level rule.
@@ -125,6 +142,10 @@ class VideoTower(nn.Module):
     if memory is not None and config.rule == "token":
       raise KairosError("model.video.rule is 'token', which cannot stream: its windows look ahead; use 'frame'")
     rows, columns = height // config.patch[1], width // config.patch[2]
+    whole, padded = frames, frames if config.rule == "token" else padded_frames(frames)
+    if padded > frames:  # so that all devices along the mesh's axis of time hold as many
+      latents = jnp.pad(latents, ((0, 0), (0, padded - frames), (0, 0), (0, 0), (0, 0)))
+      length, frames = (jnp.full(batch, whole) if length is None else length), padded
 
     observed = jnp.arange(frames) < jnp.reshape(jnp.asarray(num_observed), (-1, 1))
     timesteps = jnp.where(observed, 0.0, timestep.astype(jnp.float32)[:, None])
@@ -134,7 +155,7 @@ class VideoTower(nn.Module):
 
     patch = dict(zip(("x", "y", "z"), config.patch, strict=True))
     x = rearrange(latents, "b (f x) (h y) (w z) c -> b f (h w) (x y z c)", **patch)
-    x = nn.Dense(config.dim, dtype=config.dtype, name="patch_embedding")(x)
+    x = constrain(nn.Dense(config.dim, dtype=config.dtype, name="patch_embedding")(x), "video")
     position = None if memory is None else memory.position
     rope_cos_sin = rotation.video_rope(
       jnp.int32(0) if position is None else position, frames, rows, columns, config.dim // config.heads
@@ -151,10 +172,22 @@ class VideoTower(nn.Module):
       stop=length,
       position=position,
       num_observed_bound=num_observed if isinstance(num_observed, int) else frames,
+      frames=whole if frames > whole else None,
     )
     past = {} if memory is None else {**memory.window, **memory.delta}
     groups = scan_groups(_VideoGroup, config.groups, config.remat)(config, remember, name="groups")
-    x, written = groups(x, past, shared)
+    if reuse is None:
+      x, written = groups(x, past, shared)
+    else:
+      before, modules = x, groups
+      x = nn.cond(
+        reuse.again,
+        lambda _, x: x + reuse.added.astype(x.dtype),
+        lambda groups, x: groups(x, past, shared)[0],
+        modules,
+        x,
+      )
+      written = x - before
 
     init = nn.initializers.normal(config.dim**-0.5)
     modulation = self.param("head_modulation", init, (2, config.dim)).astype(config.dtype) + t[..., None, :]
@@ -164,10 +197,16 @@ class VideoTower(nn.Module):
     head = nn.Dense(size, dtype=config.dtype, kernel_init=nn.initializers.zeros, name="head")
     out = head(modulate(norm(x), scale, shift))
     velocity = rearrange(out, "b f (h w) (x y z c) -> b (f x) (h y) (w z) c", h=rows, w=columns, **patch)
-    return velocity.astype(jnp.float32), written
+    return velocity[:, :whole].astype(jnp.float32), written
+
+
+def modulation(params: dict[str, Any], config: VideoConfig, timesteps: Float[Array, "B F"]) -> Float[Array, "B F 6 D"]:
+  """What the timesteps of frames make of every block: all that a cache needs to know whether a pass would differ."""
+  _, t_mod = TimeEmbedding(config.dim, config.freq_dim).apply({"params": params["time"]}, timesteps)
+  return t_mod
 
 
 def history_frames(written: dict[str, Any], config: VideoConfig, frames: int) -> dict[str, memory_lib.FrameCache]:
-  """The first `frames` frames of what attention layers wrote: what actions may read."""
+  """The first `frames` frames of what attention layers wrote: what actions may read, or all where time is cut."""
   caches = {layer_name(i): memory_lib.FrameCache(**written[layer_name(i)]) for i in config.attention_layers}
-  return jax.tree.map(lambda x: x[:, :, :frames], caches)
+  return caches if padded_frames(1) > 1 else jax.tree.map(lambda x: x[:, :, :frames], caches)

@@ -17,7 +17,7 @@ from kairos_jax.model import memory as memory_lib
 from kairos_jax.model.action_tower import ActionTower
 from kairos_jax.model.config import WorldActionConfig
 from kairos_jax.model.memory import Memory
-from kairos_jax.model.video_tower import VideoTower, history_frames
+from kairos_jax.model.video_tower import Reuse, VideoTower, history_frames
 from pallas_kernels.window_attention import Span
 
 
@@ -45,6 +45,18 @@ class WorldActionModel(nn.Module):
     """Velocity of latent frames; see `VideoTower`."""
     velocity, _ = self.video(latents, timestep, context, num_observed=num_observed, length=length, memory=memory)
     return velocity
+
+  def denoise_video_again(
+    self,
+    latents: Float[Array, "B F H W C"],
+    timestep: Float[Array, "B"],
+    context: Context,
+    reuse: Reuse,
+    *,
+    num_observed: int = 0,
+  ) -> tuple[Float[Array, "B F H W C"], Float[Array, "B F L D"]]:
+    """As `denoise_video`, with its blocks or with what they added before; also returns what was added."""
+    return self.video(latents, timestep, context, num_observed=num_observed, reuse=reuse)
 
   def extend(self, memory: Memory | None, latents: Float[Array, "B F H W C"], context: Context) -> Memory:
     """Makes clean latent frames history. `memory=None` begins a stream (prefill).

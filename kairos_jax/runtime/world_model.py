@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8, UInt32
 
 from data_pipelines.normalize import EmbodimentNormalizer
+from kairos_jax import released
 from kairos_jax import seeds as seeds_lib
 from kairos_jax.errors import KairosError
 from kairos_jax.flow import sampler
@@ -278,13 +279,20 @@ class WorldModel:
     return np.tile(np.arange(action.action_dim) < robot.action.dim, (batch, 1))
 
 
-def load(folder: str | Path) -> WorldModel:
-  """Loads a trained model from its run's folder.
+def load(model: str | Path, *, weights: str | Path | None = None, dtype: str = "bfloat16") -> WorldModel:
+  """Loads a trained model from its run's folder, or a released one by its name from its official files.
+
+  Args:
+    model: the folder; with `weights` the name, one of those that `kairos models` lists.
+    weights: the folder that holds the official files.
+    dtype: of a released model's weights in memory and of its computation, "bfloat16" or "float32".
 
   Raises:
-    KairosError: there is none, or it is damaged.
+    KairosError: there is none, or it is damaged; see `released.load`.
   """
-  return WorldModel(saved_model.load(folder))
+  if weights is not None:
+    return WorldModel(released.load(str(model), weights, dtype=dtype))
+  return WorldModel(saved_model.load(model))
 
 
 def check_count(name: str, value: int) -> None:

@@ -3,7 +3,8 @@
 It needs numpy, msgpack and websockets and nothing else, so this file alone can be copied to a robot. It speaks the
 openpi websocket protocol (msgpack with arrays in it) with a session, a request's id and a reset on top.
 
-Example:
+Example::
+
   with Client("ws://localhost:8000") as policy:
     reply = policy.infer({"images": {"front": image}, "state": state, "prompt": "touch the red ball"})
     for action in reply["actions"][: policy.metadata["replan"]]:

@@ -44,6 +44,22 @@ def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
   return unflatten_dict(trained, sep="/"), unflatten_dict(served, sep="/")
 
 
+def split_out(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
+  """As `split`, but the patterns are of what trains; all else is frozen.
+
+  Raises:
+    KairosError: a pattern matches nothing.
+  """
+  flat = flatten_dict(params, sep="/")
+  for pattern in patterns:
+    if not fnmatch.filter(flat, pattern):
+      raise KairosError(f"trained pattern {pattern!r} matches no parameter; they are named like {next(iter(flat))!r}")
+  trains = {name for name in flat if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
+  trained = {name: value for name, value in flat.items() if name in trains}
+  frozen = {name: value for name, value in flat.items() if name not in trains}
+  return unflatten_dict(trained, sep="/"), unflatten_dict(frozen, sep="/")
+
+
 def merge(trained: Params, frozen: Params) -> Params:
   """The inverse of `split`."""
   both = {name: merge(trained[name], frozen[name]) for name in trained.keys() & frozen.keys()}

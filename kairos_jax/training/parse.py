@@ -37,7 +37,8 @@ OPERATIONAL = "operational"  # marks a field that may change when a run goes on,
 def parse(kind: Any, value: Any, key: str) -> Any:
   """`value` as `kind`: a dataclass, number, string, tuple, mapping, Literal, one of these or None, or Annotated.
 
-  Lists become tuples, whole numbers become floats where a float is asked for; nothing else is converted.
+  Lists become tuples, whole numbers become floats where a float is asked for, and the text "None", which is all that a
+  command line can give, becomes None where None is allowed; nothing else is converted.
 
   Args:
     kind: a type annotation.
@@ -56,7 +57,7 @@ def parse(kind: Any, value: Any, key: str) -> Any:
     return parsed
   if origin in (typing.Union, types.UnionType):
     (inner,) = (argument for argument in arguments if argument is not types.NoneType)
-    return None if value is None else parse(inner, value, key)
+    return None if value in (None, "None") else parse(inner, value, key)
   if origin is Literal:
     if not any(value == choice and type(value) is type(choice) for choice in arguments):
       raise refused(key, value, ", ".join(map(repr, arguments)) + _did_you_mean(value, arguments))

@@ -77,8 +77,14 @@ def codec_params(
   return jax.tree.map(jnp.asarray, params)
 
 
-def take_codec(codec: VideoCodec, start: Params, path: Path, where: str) -> None:
-  """Writes the codec that the start brings, for its weights read no other's latents."""
+def take_codec(codec: VideoCodec, start: Params, path: Path, where: str, weights: str | None) -> None:
+  """Writes the codec that the start brings, for its weights read no other's latents.
+
+  Raises:
+    KairosError: it is of another kind, or the config names a file of `weights` too.
+  """
+  if weights:
+    raise KairosError(f"config key codec.weights is {weights!r}; allowed: none, init_from {where} brings its codec")
   taken, rows = start_lib.take({"codec": codec.param_shapes()}, {"codec": start["codec"]}, where)
   if other := [row for row in rows if row.what != "taken"]:
     raise KairosError(f"init_from {where}: its codec is of another kind than config key codec: {other[0].name}")

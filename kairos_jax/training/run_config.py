@@ -15,8 +15,9 @@ from data_pipelines.curriculum import Mixture
 from kairos_jax import assembly
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import ObjectiveConfig
+from kairos_jax.flow.official import OfficialVideoObjective
 from kairos_jax.interfaces import num_frames, num_latents
-from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig
+from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig, WorldActionModel
 from kairos_jax.model.config import named_dtype
 from kairos_jax.training.metrics import loss_names
 from kairos_jax.training.parse import OPERATIONAL, Range, operational_keys, parse, parse_fields, refused
@@ -120,6 +121,21 @@ class MixtureConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+  """Adapters that train in the place of the parameters, see `model.lora`.
+
+  Attributes:
+    rank, alpha, targets: see `lora.Lora`.
+    beside: patterns of parameters that train themselves beside the adapters, such as those of a robot of other joints.
+  """
+
+  rank: Count
+  alpha: Positive
+  targets: tuple[str, ...]
+  beside: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class StageConfig:
   """One stage.
 
@@ -128,8 +144,11 @@ class StageConfig:
     actions: whether the action tower trains too.
     mixture, crop, instruction_share: see `data_pipelines.loader.make_loader`.
     tasks, max_observed: see `ObjectiveConfig`.
+    objective: ours, or that of the reference's training code, see `flow.official`, which reads of these and of `train`
+      no more than the tasks.
     optimizer: `config.optimizer` with what the stage says itself.
     frozen: patterns of the parameters that do not train in this stage, see `frozen.split`.
+    lora: adapters that train, while all parameters but those it names are frozen; None trains the parameters.
   """
 
   share: Positive
@@ -141,6 +160,8 @@ class StageConfig:
   crop: Literal["start", "random", "anywhere"]
   optimizer: OptimizerConfig
   frozen: tuple[str, ...] = ()
+  lora: LoraConfig | None = None
+  objective: Literal["kairos", "official_video"] = "kairos"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +192,11 @@ class RunConfig:
   Attributes:
     order: of the stages.
     codec, bridge: kind and options, see `kairos_jax.assembly`.
-    init_from: a run's stage, a saved model or a released safetensors file to start from.
+    init_from: a run's stage, a saved model or a released safetensors file to start from; of several, separated by
+      commas, the first that has a part gives it.
+    init_new: patterns of parameters that are made anew, though the start has them, such as those of other joints.
+    context_cache: folder in which the contexts of all texts are kept, where the text encoder is frozen; None computes
+      them in each step, see `training.contexts`.
     platform: where the run must be; None takes the one that JAX finds.
     validation: what is measured on held-out clips; with None, all clips train.
   """
@@ -185,6 +210,8 @@ class RunConfig:
   train: TrainConfig
   stages: Mapping[str, StageConfig]
   init_from: str | None = None
+  init_new: tuple[str, ...] = ()
+  context_cache: str | None = None
   platform: Literal["cpu", "gpu", "tpu"] | None = None
   validation: ValidationConfig | None = None
 
@@ -305,9 +332,21 @@ def _check_names(run: RunConfig) -> None:
 
 def _check_stage(run: RunConfig, name: str, stage: StageConfig) -> None:
   """That what the stage is made of can be made."""
+  if stage.lora and stage.frozen:
+    raise refused(
+      f"stages.{name}.frozen", stage.frozen, "() beside lora, which freezes all that lora.beside leaves out"
+    )
+  beside = stage.lora.beside if stage.lora else ()
+  if run.context_cache and ("bridge/*" not in stage.frozen if not stage.lora else any("bridge" in x for x in beside)):
+    raise refused("context_cache", run.context_cache, f"None, or 'bridge/*' among stages.{name}.frozen")
   try:
     Mixture(stage.mixture.start, stage.mixture.end)
     objective_config(run, name)
+    if stage.objective == "official_video":
+      if stage.actions:
+        raise KairosError("actions is True; allowed: False, for objective official_video trains the video tower alone")
+      towers = WorldActionModel(model_config(run, with_actions=False))
+      OfficialVideoObjective(towers, assembly.make_encoder(run.bridge), assembly.make_codec(run.codec), stage.tasks)
   except KairosError as error:
     raise KairosError(f"config key stages.{name}: {error}") from None
   model_config(run, with_actions=stage.actions)

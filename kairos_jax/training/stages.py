@@ -16,22 +16,21 @@ from data_pipelines.normalize import EmbodimentNormalizer, make_normalizers
 from data_pipelines.source import ArrayRecordSource, ReadReport, Source
 from kairos_jax import assembly, seeds
 from kairos_jax.flow.objective import Objective
+from kairos_jax.flow.official import OfficialVideoObjective
 from kairos_jax.interfaces import ContextEncoder, VideoCodec
 from kairos_jax.interop import saved_model
 from kairos_jax.interop.saved_model import SavedModel
 from kairos_jax.model import ActionConfig, WorldActionModel
 from kairos_jax.parallel import process
 from kairos_jax.parallel.mesh import make_mesh
-from kairos_jax.training import frozen as frozen_lib
-from kairos_jax.training import parts
+from kairos_jax.training import adapted, contexts, parts
 from kairos_jax.training import start as start_lib
 from kairos_jax.training.checkpoint import load_params
 from kairos_jax.training.loop import train
 from kairos_jax.training.parts import Params
 from kairos_jax.training.run_config import RunConfig, model_config, objective_config, stage_steps
+from kairos_jax.training.step import LossFn
 from kairos_jax.training.validation import Validation, held_out_losses
-
-ALWAYS_FROZEN = ("codec/*",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +59,11 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
   codec, encoder = assembly.make_codec(config.codec), assembly.make_encoder(config.bridge)
   this = _Run(config, workdir, sources, held_out, normalizers, codec, encoder)
 
-  start = start_lib.load(config.init_from, model_config(config, with_actions=True)) if config.init_from else {}
+  start = start_lib.load_all(config.init_from, model_config(config, with_actions=True)) if config.init_from else {}
+  start = start_lib.without(start, config.init_new)
   codec_path = workdir / "codec.safetensors"
   if process.is_first() and not codec_path.exists() and "codec" in start:
-    parts.take_codec(codec, start, codec_path, str(config.init_from))
+    parts.take_codec(codec, start, codec_path, str(config.init_from), config.codec.get("weights"))
   codec_seed = seeds.derive(config.seed, "codec")
   params: Params = {"codec": parts.codec_params(codec, config.codec.get("weights"), codec_path, sources, codec_seed)}
   best = None
@@ -92,7 +92,19 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   towers = model_config(config, with_actions=stage.actions)
   init_key = jax.random.key(seeds.derive(config.seed, "stage", name, "init"))
   params = parts.grow(params, start, towers, this.encoder, init_key, config.init_from or "nothing")
-  objective = Objective(WorldActionModel(towers), this.encoder, this.codec, objective_config(config, name))
+  bridge: Params = {}
+  if config.context_cache:
+    bridge = {"bridge": jax.device_get(params["bridge"])}
+    every = {**this.sources, **{f"held out of {name}": source for name, source in this.held_out.items()}}
+    cached = contexts.fill(config.context_cache, this.encoder, params["bridge"], contexts.texts_of(every))
+    params = {part: value for part, value in params.items() if part != "bridge"}
+    this = dataclasses.replace(this, encoder=cached)
+  scale = adapted.lora_of(stage.lora).scale if stage.lora else 1.0
+  model = WorldActionModel(towers)
+  objective = Objective(model, this.encoder, this.codec, objective_config(config, name), scale)
+  loss_fn: LossFn = objective
+  if stage.objective == "official_video":
+    loss_fn = OfficialVideoObjective(model, this.encoder, this.codec, stage.tasks, scale)
   mesh = make_mesh()
   data = make_loader(
     this.sources,
@@ -105,10 +117,11 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
     **_samples(this),
   )
   validation = _validation(this, objective, mesh) if config.validation and name in config.validation.stages else None
-  trained, frozen = frozen_lib.split(params, (*ALWAYS_FROZEN, *stage.frozen))
+  adapters_key = jax.random.key(seeds.derive(config.seed, "stage", name, "adapters"))
+  trained, frozen = adapted.split(params, stage, adapters_key)
   trained = train(
     name=name,
-    loss_fn=objective,
+    loss_fn=loss_fn,
     params=trained,
     frozen=frozen,
     data=data,
@@ -122,8 +135,9 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   )
   best = None
   if validation and validation.keep_best:
-    best = frozen_lib.merge(load_params(this.workdir / name / "best"), frozen)
-  return frozen_lib.merge(trained, frozen), best
+    best = adapted.whole(load_params(this.workdir / name / "best"), frozen, stage) | bridge
+  adapted.save_adapters(this.workdir / name / "adapters.safetensors", trained, stage, towers)
+  return adapted.whole(trained, frozen, stage) | bridge, best
 
 
 def _samples(this: _Run) -> dict[str, Any]:
@@ -132,7 +146,7 @@ def _samples(this: _Run) -> dict[str, Any]:
   return dict(
     frames=config.data.frames,
     video_fps=config.data.video_fps,
-    tokenize=lambda text: this.encoder.tokenize([text])[0],
+    tokenize=lambda text: jax.tree.map(lambda x: x[0], this.encoder.tokenize([text])),
     state_dim=robot.state_dim,
     action_dim=robot.action_dim,
     action_steps=action_steps(config, this.normalizers),
@@ -171,10 +185,10 @@ def _validation(this: _Run, objective: Objective, mesh: Mesh) -> Validation:
 
 
 def _save(this: _Run, folder: Path, params: Params) -> None:
-  """Writes a model of the run, in the first process."""
+  """Writes a model of the run, in the first process; without an action tower where no stage trained one."""
   config = this.config
   saved = SavedModel(
-    model_config=model_config(config, with_actions=True),
+    model_config=model_config(config, with_actions="action" in params),
     encoder=this.encoder,
     codec=this.codec,
     params=jax.device_get(params),

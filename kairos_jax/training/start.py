@@ -5,6 +5,7 @@ is left. A tensor of another shape is an error, for it would be a model of anoth
 """
 
 import dataclasses
+import fnmatch
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,28 @@ class Row:
   what: Literal["taken", "grown", "new", "left"]
   tensors: int
   numbers: int
+
+
+def load_all(paths: str, towers: WorldActionConfig) -> Params:
+  """The parameters of several starts, separated by commas: the first that has a part gives it. See `load`."""
+  params: Params = {}
+  for path in paths.split(","):
+    params = {**load(path.strip(), towers), **params}
+  return params
+
+
+def without(start: Params, patterns: Sequence[str]) -> Params:
+  """The start without the parameters that these patterns match, which are then new in the model.
+
+  Raises:
+    KairosError: a pattern matches nothing.
+  """
+  flat = flatten_dict(start, sep="/")
+  for pattern in patterns:
+    if not fnmatch.filter(flat, pattern):
+      raise KairosError(f"config key init_new: {pattern!r} matches nothing that init_from has")
+  kept = {name: x for name, x in flat.items() if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
+  return unflatten_dict(kept, sep="/")
 
 
 def load(path: str | Path, towers: WorldActionConfig) -> Params:
@@ -86,7 +109,8 @@ def take(fresh: Params, start: Params, where: str, grown: Sequence[str] = ()) ->
   for name, value in {**ours, **theirs}.items():
     if name in ours and name in theirs:
       if ours[name].shape != theirs[name].shape:
-        raise KairosError(f"init_from {where}: {name} is {theirs[name].shape} there and {ours[name].shape} here")
+        differ = f"{name} is {theirs[name].shape} there and {ours[name].shape} here"
+        raise KairosError(f"init_from {where}: {differ}; config key init_new names what is to be made anew")
       what, taken[name] = "taken", jnp.asarray(theirs[name], ours[name].dtype)
     elif name in ours:
       what, taken[name] = ("grown" if name.split("/")[0] in grown else "new"), value

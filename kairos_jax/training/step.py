@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from kairos_jax.training import frozen as frozen_lib
 from kairos_jax.training.batches import Batch, microbatches
@@ -18,10 +18,10 @@ LossFn = Callable[[PyTree[Array], Batch, PRNGKeyArray], tuple[Float[Array, ""], 
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
-_WHOLE = np.float32(1)  # learning rate
+_WHOLE = np.ones((), np.float32)  # learning rate
 
 
-def ema_decay_at(step: Array, decay: float) -> Float[Array, ""]:
+def ema_decay_at(step: Int[Array, ""] | int, decay: float) -> Float[Array, ""]:
   """Decay after `step` updates, min(decay, (1 + n) / (10 + n)): short runs are not stuck at their initial weights."""
   return jnp.minimum(decay, (1 + step) / (10 + step))
 
@@ -74,9 +74,9 @@ def make_train_step(
     state: TrainState,
     frozen: PyTree[Array],
     batch: Batch,
-    number: int,
-    limit: np.float32,
-    lr_scale: np.float32 = _WHOLE,
+    number: Int[Array, ""],
+    limit: Float[Array, ""],
+    lr_scale: Float[Array, ""] = _WHOLE,
   ) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     loss, metrics, gradients = _loss_and_gradients(loss_fn, state.params, frozen, batch, key, grad_accum_steps)

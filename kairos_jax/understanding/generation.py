@@ -7,7 +7,7 @@ beside it changes nothing.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,8 @@ def stream(reader: LanguageModel, prompts: Prompts, sampling: Sampling, seeds: S
   Raises:
     KairosError: there are not as many seeds as prompts.
   """
-  rows = [_Answer(reader, sampling.stop) for _ in prompts.ids]
+  decode = functools.partial(reader.chat.tokenizer.decode, skip_special_tokens=True)
+  rows = [_Answer(decode, reader.end_tokens, sampling.stop) for _ in prompts.ids]
   for tokens in stream_tokens(reader.config, reader.params, prompts, sampling, seeds):
     yield [row.add(int(token)) for row, token in zip(rows, tokens, strict=True)]
     if all(row.ended for row in rows):
@@ -137,8 +138,8 @@ def _choose(
 class _Answer:
   """One row's text as it grows."""
 
-  def __init__(self, reader: LanguageModel, stop: tuple[str, ...]):
-    self._reader, self._stop = reader, stop
+  def __init__(self, decode: Callable[[list[int]], str], end_tokens: frozenset[int], stop: tuple[str, ...]):
+    self._decode, self._end_tokens, self._stop = decode, end_tokens, stop
     self._ids: list[int] = []
     self._given = ""
     self.ended = False
@@ -147,7 +148,7 @@ class _Answer:
     """What can be said for sure after one token more."""
     if self.ended:
       return ""
-    if token in self._reader.end_tokens:
+    if token in self._end_tokens:
       return self.rest()
     self._ids.append(token)
     said = self._said()
@@ -165,7 +166,7 @@ class _Answer:
     return self._give(self._said())
 
   def _said(self) -> str:
-    return self._reader.chat.tokenizer.decode(self._ids, skip_special_tokens=True)
+    return self._decode(self._ids)
 
   def _unsure(self, said: str) -> int:
     """Characters at the end that later tokens may change: part of a character, or of a stop string."""

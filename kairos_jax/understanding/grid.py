@@ -54,7 +54,7 @@ def interpolate(
 
 
 def batch_patches(
-  config: VisionConfig, rows: Sequence[Sequence[tuple[Float[np.ndarray, "P V"], Grid]]]
+  config: VisionConfig, rows: Sequence[Sequence[tuple[Float[np.ndarray, "_ V"], Grid]]]
 ) -> tuple[Patches, list[Int[np.ndarray, "M"]]]:
   """The patches of every row's images side by side, padded to the longest row.
 
@@ -107,7 +107,7 @@ def rope_positions(
 
 
 def _row(
-  config: VisionConfig, images: Sequence[tuple[Float[np.ndarray, "P V"], Grid]]
+  config: VisionConfig, images: Sequence[tuple[Float[np.ndarray, "_ V"], Grid]]
 ) -> tuple[dict[str, np.ndarray], Int[np.ndarray, "M"]]:
   """One row's arrays of `Patches`, and the merged square of each image token."""
   parts: dict[str, list[np.ndarray]] = {"values": [], "place": [], "image": []}

@@ -3,6 +3,7 @@
 Rows are padded on the right. Rotary positions have three axes, so that an image's tokens know their row and column.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -74,20 +75,12 @@ def blocks(
   mask = jnp.tril(jnp.ones((tokens, tokens), bool)) & valid[:, None, :]
   angles = rope_angles(config, positions)
 
-  def group(x: Array, weights: Params) -> tuple[Array, Any]:
-    kept = {}
-    for i, kind in enumerate(config.group):
-      layer = weights[member(i)]
-      h = rms_norm(x, layer["input_norm"], config.eps, centered=config.gated)
-      if kind == "delta":
-        assert config.delta is not None
-        y, kept[member(i)] = delta_net.whole(config.delta, config.eps, layer["delta"], h, valid)
-      else:
-        q, k, v, gate = _project(config, layer["attention"], h, angles)
-        y, kept[member(i)] = _output(layer["attention"], attend(q, k, v, mask), gate), {"k": k, "v": v}
-      x = _feed_forward(config, layer, x + y)
-    return x, kept
+  def delta(weights: Params, h: Array, before: None) -> tuple[Array, Any]:
+    del before
+    assert config.delta is not None
+    return delta_net.whole(config.delta, config.eps, weights, h, valid)
 
+  group = _group(config, angles, mask, delta, lambda new, before: new)
   return over_groups(group, x, params["groups"])
 
 
@@ -112,22 +105,15 @@ def step(config: TextConfig, params: Params, cache: Cache, token: Int[Array, "B"
   angles = rope_angles(config, positions)
   seen = jax.lax.dynamic_update_slice_in_dim(cache.seen, jnp.ones((*token.shape, 1), bool), cache.slot, axis=1)
 
-  def group(x: Array, weights: Params, past: Any) -> tuple[Array, Any]:
-    kept = {}
-    for i, kind in enumerate(config.group):
-      layer, before = weights[member(i)], past[member(i)]
-      h = rms_norm(x, layer["input_norm"], config.eps, centered=config.gated)
-      if kind == "delta":
-        assert config.delta is not None
-        y, kept[member(i)] = delta_net.one_token(config.delta, config.eps, layer["delta"], h, before)
-      else:
-        q, k, v, gate = _project(config, layer["attention"], h, angles)
-        update = jax.lax.dynamic_update_slice_in_dim
-        k, v = update(before["k"], k, cache.slot, axis=1), update(before["v"], v, cache.slot, axis=1)
-        y, kept[member(i)] = _output(layer["attention"], attend(q, k, v, seen[:, None]), gate), {"k": k, "v": v}
-      x = _feed_forward(config, layer, x + y)
-    return x, kept
+  def delta(weights: Params, h: Array, before: Any) -> tuple[Array, Any]:
+    assert config.delta is not None
+    return delta_net.one_token(config.delta, config.eps, weights, h, before)
 
+  def behind(new: Params, before: Params) -> Params:
+    put = jax.lax.dynamic_update_slice_in_dim
+    return jax.tree.map(lambda ours, theirs: put(theirs, ours, cache.slot, axis=1), new, before)
+
+  group = _group(config, angles, seen[:, None], delta, behind)
   x, groups = over_groups(group, embed(params, token[:, None]), params["groups"], cache.groups)
   hidden = final_norm(config, params, x[:, 0])
   return hidden, Cache(groups, seen, cache.slot + 1, cache.position + 1)
@@ -140,6 +126,39 @@ def rope_angles(config: TextConfig, positions: Int[Array, "3 B T"]) -> Float[Arr
   frequencies = 1 / np.float32(config.rope_theta) ** exponents
   of_axis = jnp.moveaxis(positions.astype(jnp.float32), 0, -1)[..., np.asarray(config.rope_axes)]
   return of_axis * frequencies
+
+
+def _group(
+  config: TextConfig,
+  angles: Float[Array, "B T R"],
+  mask: Bool[Array, "B T S"],
+  delta: Callable[[Params, Array, Any], tuple[Array, Any]],
+  behind: Callable[[Params, Any], Params],
+) -> Callable[..., tuple[Array, Any]]:
+  """What `over_groups` runs: a group's layers, whether over whole rows or over one token more.
+
+  Args:
+    angles: by which queries and keys are turned.
+    mask: which of the S keys a token sees.
+    delta: a delta net's output and state, from its weights, its input, and the state before, None at the beginning.
+    behind: all S keys "k" and values "v" from the new tokens' and those before, None at the beginning.
+  """
+
+  def group(x: Array, weights: Params, past: Any = None) -> tuple[Array, Any]:
+    kept = {}
+    for i, kind in enumerate(config.group):
+      layer, before = weights[member(i)], None if past is None else past[member(i)]
+      h = rms_norm(x, layer["input_norm"], config.eps, centered=config.gated)
+      if kind == "delta":
+        y, kept[member(i)] = delta(layer["delta"], h, before)
+      else:
+        q, k, v, gate = _project(config, layer["attention"], h, angles)
+        kept[member(i)] = all_keys = behind({"k": k, "v": v}, before)
+        y = _output(layer["attention"], attend(q, all_keys["k"], all_keys["v"], mask), gate)
+      x = _feed_forward(config, layer, x + y)
+    return x, kept
+
+  return group
 
 
 def _project(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
@@ -50,6 +51,16 @@ def load(folder: str | Path, config: ModelConfig, values: Mapping[str, Any], dty
   for half, members in groups.items():
     params[half]["groups"] = tuple(unflatten_dict(x) for x in members)
   return params
+
+
+def shapes(config: ModelConfig, dtype: str) -> Params:
+  """Shapes and types of what `load` gives with layers stacked, without a file."""
+  flat: dict[tuple[str, ...], jax.ShapeDtypeStruct] = {}
+  for path, place in places(config).items():
+    shape = place.convert(np.broadcast_to(np.uint8(0), place.shape)).shape
+    stack = (len(place.names),) if place.stacked else ()
+    flat[path] = jax.ShapeDtypeStruct((*stack, *shape), DTYPES[dtype])
+  return unflatten_dict(flat)
 
 
 def _stack(files: "_Folder", place: Place, dtype: np.dtype) -> np.ndarray:

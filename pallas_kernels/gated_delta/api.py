@@ -1,9 +1,11 @@
 """The one entry to the gated delta rule: checks shapes, picks an implementation."""
 
+import functools
+
 from jaxtyping import Array, Float
 
-from pallas_kernels import dispatch
-from pallas_kernels.gated_delta import pallas_gpu, pallas_tpu, reference, xla
+from pallas_kernels import dispatch, layout
+from pallas_kernels.gated_delta import pallas_gpu, pallas_tpu, reference, sharded, xla
 
 IMPLEMENTATIONS = {
   "reference": reference.gated_delta,
@@ -24,6 +26,8 @@ def gated_delta(
   implementation: str = "auto",
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
   """Reads and corrects a state, a matrix that answers a key with a value, one token after the other.
+
+  On a mesh (`layout`) each device computes its clips, heads and tokens, and hands on what they do to a state.
 
   Args:
     q, k: queries and keys, L2-normalized by the caller; q also scaled by K^-0.5.
@@ -47,5 +51,8 @@ def gated_delta(
     raise ValueError(f"gated_delta: q, k, v, log_decay, beta must agree in [B T H]; got {shapes}")
   if implementation == "auto" and k.shape[1] == 1:
     implementation = "xla"  # a rank-one update, limited by reading the state; a kernel would pad it to a chunk
-  inputs = (q, k, v, log_decay, beta, state)
-  return dispatch.run("gated_delta", IMPLEMENTATIONS, implementation, *inputs)
+  rule = functools.partial(dispatch.run, "gated_delta", IMPLEMENTATIONS, implementation)
+  mesh = layout.current(batch=k.shape[0], heads=k.shape[2], time=k.shape[1])
+  if mesh is not None:
+    return sharded.gated_delta(rule, mesh, q, k, v, log_decay, beta, state)
+  return rule(q, k, v, log_decay, beta, state)

@@ -1,14 +1,17 @@
 """The entries to attention over windows of frames: they check shapes and pick an implementation."""
 
+import functools
+
 from jaxtyping import Array, Float
 
-from pallas_kernels import dispatch
-from pallas_kernels.window_attention import pallas_gpu, pallas_tpu, reference, xla
+from pallas_kernels import dispatch, layout
+from pallas_kernels.window_attention import pallas_gpu, pallas_tpu, reference, sharded, xla
 from pallas_kernels.window_attention.visibility import MaskRule, Span
 
 _MODULES = {"reference": reference, "xla": xla, "pallas_tpu": pallas_tpu, "pallas_gpu": pallas_gpu}
 IMPLEMENTATIONS = {name: module.window_attention for name, module in _MODULES.items()}
 ACTION_IMPLEMENTATIONS = {name: module.action_attention for name, module in _MODULES.items()}
+READ_IMPLEMENTATIONS = {name: module.read_video for name, module in _MODULES.items() if name != "reference"}
 
 
 def window_attention(
@@ -18,14 +21,18 @@ def window_attention(
   rule: MaskRule,
   span: Span | None = None,
   *,
+  past: sharded.Past | None = None,
   implementation: str = "auto",
 ) -> Float[Array, "B F L H D"]:
   """Attention of F frames of L tokens over G >= F frames, of which the queries are the last F.
 
+  On a mesh (`layout`) each device computes its clips, heads and, where G = F, its frames.
+
   Args:
-    q, k, v: after RoPE; k and v may begin with G - F earlier frames (a memory).
+    q, k, v: after RoPE; k and v may begin with G - F earlier frames.
     rule: what the layer allows.
-    span: what is history and what is padding, counted in the G frames of the keys.
+    span: what is history and what is padding, counted in the frames of `past` and k.
+    past: keys and values of the E frames before those of k (a memory), which no axis of time cuts.
     implementation: "pallas_tpu" and "pallas_gpu" (kernels), "xla" (linear cost) or "reference" (dense mask); "auto":
       the kernel of the platform that the program is lowered for, or "xla" where that has none or it cannot do this.
 
@@ -38,9 +45,13 @@ def window_attention(
   """
   if k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[2:] != k.shape[2:] or q.shape[1] > k.shape[1]:
     raise ValueError(f"window_attention: q, k, v must agree in [B _ L H D]; got {q.shape}, {k.shape}, {v.shape}")
-  if rule.unit == "token" and q.shape[1] != k.shape[1]:
+  if rule.unit == "token" and (q.shape[1] != k.shape[1] or past is not None):
     raise ValueError("window_attention: the token-level rule cannot stream: it knows no history; use unit='frame'")
-  return dispatch.run("window_attention", IMPLEMENTATIONS, implementation, q, k, v, rule, span or Span())
+  local = functools.partial(dispatch.run, "window_attention", IMPLEMENTATIONS, implementation)
+  span, mesh = span or Span(), layout.current(batch=q.shape[0], heads=q.shape[3], time=q.shape[1])
+  if mesh is not None:
+    return sharded.window_attention(local, mesh, q, k, v, rule, span, past)
+  return local(q, *sharded.with_past(past, k, v), rule, span)
 
 
 def action_attention(
@@ -69,6 +80,9 @@ def action_attention(
   if not agree or q.shape[0] != video_k.shape[0] or q.shape[2:] != video_k.shape[3:]:
     shapes = ", ".join(str(x.shape) for x in (q, k, v, video_k, video_v))
     raise ValueError(f"action_attention: q, k, v, video_k, video_v must agree in [B _ H D]; got {shapes}")
-  return dispatch.run(
-    "action_attention", ACTION_IMPLEMENTATIONS, implementation, q, k, v, video_k, video_v, span or Span()
-  )
+  local = functools.partial(dispatch.run, "action_attention", ACTION_IMPLEMENTATIONS, implementation)
+  span, mesh = span or Span(), layout.current(batch=q.shape[0], heads=q.shape[2], time=video_k.shape[1])
+  if mesh is not None:
+    read = functools.partial(dispatch.run, "read_video", READ_IMPLEMENTATIONS, implementation)
+    return sharded.action_attention(local, read, mesh, q, k, v, video_k, video_v, span)
+  return local(q, k, v, video_k, video_v, span)

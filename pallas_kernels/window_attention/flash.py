@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.window_attention.blocks import Plan, Rows, span_of
+from pallas_kernels.window_attention.sharded import join_own
 from pallas_kernels.window_attention.visibility import MaskRule, Span
 
 LOG2_E = 1.4426950408889634  # exp2 is what the hardware has
@@ -46,12 +47,13 @@ def window_attention(
   v: Float[Array, "B G M H D"],
   rule: MaskRule,
   span: Span,
+  first: int | None = None,
 ) -> tuple[Float[Array, "B F L H D"], Float[Array, "B F L H"]]:
   """Attention by `kernels`, whose heads must be a multiple of `lanes` wide; also log-sum-exp of each query's scores.
 
   Queries may have another number of tokens a frame than keys. A query that sees nothing reads zeros.
   """
-  plans = make_plans(rule, span, q.shape, k.shape, cut)
+  plans = make_plans(rule, span, q.shape, k.shape, cut, first)
   query, key = plans[0].query, plans[0].key
   heads, width = q.shape[-2:]
   # Zeros change no score. The matrix units fill their lanes anyway: a narrow head costs time, never a wrong number.
@@ -76,13 +78,23 @@ def action_attention(
   span: Span,
 ) -> Float[Array, "B A H D"]:
   """Actions read the video by `kernels` and each other by plain products; no copy joins the two sets of keys."""
+  read, lse = read_video(kernels, cut, lanes, q, video_k, video_v, span)
+  return join_own(q, k, v, read, lse)
+
+
+def read_video(
+  kernels: Kernels,
+  cut: Cut,
+  lanes: int,
+  q: Float[Array, "B A H D"],
+  video_k: Float[Array, "B N L H D"],
+  video_v: Float[Array, "B N L H D"],
+  span: Span,
+) -> tuple[Float[Array, "B A H D"], Float[Array, "B A H"]]:
+  """What actions read of a video's frames alone, and log-sum-exp of their scores."""
   everything = MaskRule(history_sees_future=True)
   read, lse = window_attention(kernels, cut, lanes, q[:, None], video_k, video_v, everything, span)
-  scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-  own = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores).astype(v.dtype), v)
-  own_lse = rearrange(jax.nn.logsumexp(scores, axis=-1), "b h q -> b q h")
-  share = jax.nn.sigmoid(lse[:, 0] - own_lse)[..., None]  # of the softmax's weight, what lies on the video
-  return (share * read[:, 0] + (1 - share) * own).astype(q.dtype)
+  return read[:, 0], lse[:, 0]
 
 
 def tile_key(tokens: int, head_dim: int, dtype: DTypeLike) -> str:
@@ -91,14 +103,19 @@ def tile_key(tokens: int, head_dim: int, dtype: DTypeLike) -> str:
 
 
 def make_plans(
-  rule: MaskRule, span: Span, query_shape: tuple[int, ...], key_shape: tuple[int, ...], cut: Cut
+  rule: MaskRule,
+  span: Span,
+  query_shape: tuple[int, ...],
+  key_shape: tuple[int, ...],
+  cut: Cut,
+  first: int | None = None,
 ) -> tuple[Plan, Plan]:
   """How a call is cut: for the passes that walk keys, and for the one that walks queries."""
   (frames, tokens), (total, key_tokens) = query_shape[1:3], key_shape[1:3]
   if rule.unit == "token":
     dilation, padding = rule.token_dilation(frames)
     rule, first, total = MaskRule(rule.window_size, dilation, unit="token"), 0, total + padding
-  else:
+  elif first is None:
     first = total - frames
   if isinstance(span.num_observed, int):
     num_observed = span.num_observed, span.num_observed

@@ -69,6 +69,7 @@ def window_attention(
   v: Float[Array, "B G L H D"],
   rule: MaskRule,
   span: Span,
+  first: int | None = None,
   *,
   tiles: Tiles | None = None,
   interpret: bool = False,
@@ -80,7 +81,7 @@ def window_attention(
   """
   tiles = tiles or _pick_tiles(q)
   cut = flash.Cut((tiles.stay, tiles.stream), (tiles.stream, tiles.stay), _pieces(q.shape[2], tiles))
-  return flash.window_attention(_kernels(tiles, interpret), cut, _lanes(q), q, k, v, rule, span)[0]
+  return flash.window_attention(_kernels(tiles, interpret), cut, _lanes(q), q, k, v, rule, span, first)[0]
 
 
 def action_attention(
@@ -102,6 +103,21 @@ def action_attention(
   tiles = tiles or _pick_tiles(video_k)
   cut = flash.Cut((tiles.stay, tiles.stream), (tiles.stream, tiles.stay), _pieces(video_k.shape[2], tiles))
   return flash.action_attention(_kernels(tiles, interpret), cut, _lanes(q), q, k, v, video_k, video_v, span)
+
+
+def read_video(
+  q: Float[Array, "B A H D"],
+  video_k: Float[Array, "B N L H D"],
+  video_v: Float[Array, "B N L H D"],
+  span: Span,
+  *,
+  tiles: Tiles | None = None,
+  interpret: bool = False,
+) -> tuple[Float[Array, "B A H D"], Float[Array, "B A H"]]:
+  """Same contract as `flash.read_video`; refuses what `action_attention` does."""
+  tiles = tiles or _pick_tiles(video_k)
+  cut = flash.Cut((tiles.stay, tiles.stream), (tiles.stream, tiles.stay), _pieces(video_k.shape[2], tiles))
+  return flash.read_video(_kernels(tiles, interpret), cut, _lanes(q), q, video_k, video_v, span)
 
 
 def candidates(tokens: int, head_dim: int, dtype: DTypeLike) -> list[Tiles]:

@@ -75,6 +75,7 @@ def window_attention(
   v: Float[Array, "B G L H D"],
   rule: MaskRule,
   span: Span,
+  first: int | None = None,
   *,
   tiles: Tiles | None = None,
   interpret: bool | pltpu.InterpretParams = False,
@@ -86,7 +87,7 @@ def window_attention(
   """
   tiles = tiles or _pick_tiles(q)
   cut = flash.Cut((tiles.stay, tiles.stream), (tiles.stream, tiles.stay), _pieces(q.shape[2], tiles))
-  return flash.window_attention(_kernels(interpret), cut, LANES, q, k, v, rule, span)[0]
+  return flash.window_attention(_kernels(interpret), cut, LANES, q, k, v, rule, span, first)[0]
 
 
 def action_attention(
@@ -108,6 +109,21 @@ def action_attention(
   tiles = tiles or _pick_tiles(video_k)
   cut = flash.Cut((q.shape[1],) * 2, (tiles.stream, tiles.stay), _pieces(video_k.shape[2], tiles))
   return flash.action_attention(_kernels(interpret), cut, LANES, q, k, v, video_k, video_v, span)
+
+
+def read_video(
+  q: Float[Array, "B A H D"],
+  video_k: Float[Array, "B N L H D"],
+  video_v: Float[Array, "B N L H D"],
+  span: Span,
+  *,
+  tiles: Tiles | None = None,
+  interpret: bool | pltpu.InterpretParams = False,
+) -> tuple[Float[Array, "B A H D"], Float[Array, "B A H"]]:
+  """Same contract as `flash.read_video`; refuses what `action_attention` does."""
+  tiles = tiles or _pick_tiles(video_k)
+  cut = flash.Cut((q.shape[1],) * 2, (tiles.stream, tiles.stay), _pieces(video_k.shape[2], tiles))
+  return flash.read_video(_kernels(interpret), cut, LANES, q, video_k, video_v, span)
 
 
 def _pick_tiles(x: Float[Array, "B F L H D"]) -> Tiles:

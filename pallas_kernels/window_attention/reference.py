@@ -14,12 +14,14 @@ def window_attention(
   v: Float[Array, "B G L H D"],
   rule: MaskRule,
   span: Span,
+  first: int | None = None,
 ) -> Float[Array, "B F L H D"]:
-  """Same contract as `api.window_attention`."""
+  """Same contract as `api.window_attention`; query i is frame `first + i` of the keys, None: they are the last."""
   if rule.unit == "token":
     return _token_level(q, k, v, rule)
   frames, tokens = q.shape[1:3]
-  query = repeat(jnp.arange(k.shape[1] - frames, k.shape[1]), "f -> (f l) 1", l=tokens)
+  first = k.shape[1] - frames if first is None else first
+  query = repeat(jnp.arange(first, first + frames), "f -> (f l) 1", l=tokens)
   key = repeat(jnp.arange(k.shape[1]), "g -> 1 (g l)", l=tokens)
   return _attend(q, k, v, rule.sees(query, key, span)[:, None])
 

@@ -28,9 +28,12 @@ def window_attention(
   v: Float[Array, "B G L H D"],
   rule: MaskRule,
   span: Span,
+  first: int | None = None,
 ) -> Float[Array, "B F L H D"]:
-  """Same contract as `api.window_attention`."""
-  return _token_level(q, k, v, rule) if rule.unit == "token" else _frame_level(q, k, v, rule, span)
+  """Same contract as `api.window_attention`; query i is frame `first + i` of the keys, None: they are the last."""
+  if rule.unit == "token":
+    return _token_level(q, k, v, rule)
+  return _frame_level(q, k, v, rule, span, k.shape[1] - q.shape[1] if first is None else first)
 
 
 def action_attention(
@@ -51,18 +54,31 @@ def action_attention(
   return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
 
 
-def _frame_level(q, k, v, rule: MaskRule, span: Span):
-  frames, tokens = q.shape[1:3]
-  past, dilation = k.shape[1] - frames, rule.dilation
+def read_video(
+  q: Float[Array, "B A H D"],
+  video_k: Float[Array, "B N L H D"],
+  video_v: Float[Array, "B N L H D"],
+  span: Span,
+) -> tuple[Float[Array, "B A H D"], Float[Array, "B A H"]]:
+  """Same contract as `flash.read_video`."""
+  k, v = (rearrange(x, "b n l h d -> b (n l) h d") for x in (video_k, video_v))
+  seen = jnp.repeat(span.holds(jnp.arange(video_k.shape[1])), video_k.shape[2], axis=1)
+  scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+  scores = jnp.where(seen[:, None, None], scores, HIDDEN_SCORE)
+  out = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores).astype(v.dtype), v)
+  return out, rearrange(jax.nn.logsumexp(scores, axis=-1), "b h q -> b q h")
+
+
+def _frame_level(q, k, v, rule: MaskRule, span: Span, past: int):
+  (frames, tokens), total, dilation = q.shape[1:3], k.shape[1], rule.dilation
   lead = -past % dilation  # so that the first query frame has phase 0
-  tail = -frames % dilation
   phase = jnp.arange(dilation)[:, None, None]
   num_observed = jnp.atleast_1d(jnp.asarray(span.num_observed))[:, None, None, None]
   span = dataclasses.replace(span, start=jnp.zeros(1, int) if span.start is None else span.start)
 
   # History that everyone sees is gathered once, whole; the window then holds the rest.
   gather = rule.all_see_history and rule.window_size is not None
-  gathered = _history_bound(span, past + frames) if gather else 0
+  gathered = _history_bound(span, total) if gather else 0
   always = tuple(x[:, :gathered] for x in (k, v)) if gather else None
   in_window = dataclasses.replace(rule, all_see_history=False) if gather else rule
 
@@ -72,7 +88,7 @@ def _frame_level(q, k, v, rule: MaskRule, span: Span):
   def visible(query, key):
     query = query[:, None] * dilation + phase + past
     key = key[None, :] * dilation + phase - lead
-    seen = in_window.sees(query, key, span) & (key < past + frames)
+    seen = in_window.sees(query, key, span) & (key < total)
     return per_token(seen & (key >= num_observed) if gather else seen)
 
   def visible_always(query):
@@ -80,10 +96,10 @@ def _frame_level(q, k, v, rule: MaskRule, span: Span):
     key = jnp.arange(gathered)[None, None, :]
     return per_token(rule.sees(query, key, span) & (key < num_observed))
 
-  q = _regroup(q, 0, tail, dilation)
-  k, v = (_regroup(x, lead, tail, dilation) for x in (k, v))
+  q = _regroup(q, 0, dilation)
+  k, v = (_regroup(x, lead, dilation) for x in (k, v))
   reach = None if rule.window_size is None else rule.window_size - 1
-  out = _banded(q, k, v, reach, visible, always, visible_always)
+  out = _banded(q, k, v, (lead + past) // dilation, reach, visible, always, visible_always)
   return rearrange(out, "b p n l h d -> b (n p) l h d")[:, :frames]
 
 
@@ -96,22 +112,22 @@ def _history_bound(span: Span, frames: int) -> int:
 def _token_level(q, k, v, rule: MaskRule):
   frames, tokens = q.shape[1:3]
   dilation, tail = rule.token_dilation(frames)
-  q, k, v = (_regroup(x, 0, tail, dilation) for x in (q, k, v))
+  q, k, v = (jnp.pad(x, ((0, 0), (0, tail), (0, 0), (0, 0), (0, 0))) for x in (q, k, v))
+  q, k, v = (_regroup(x, 0, dilation) for x in (q, k, v))
   total = q.shape[2]
 
   def visible(query, key):
     offset = jnp.arange(tokens)
-    distance = (key[:, None] * tokens + offset).reshape(1, -1) - (query[:, None] * tokens + offset).reshape(-1, 1)
+    query_tokens, key_tokens = ((x[:, None] * tokens + offset).reshape(-1) for x in (query, key))
     inside = jnp.repeat((key >= 0) & (key < total), tokens)
-    near = True if rule.window_size is None else jnp.abs(distance) <= rule.window_size * tokens
-    return (near & inside)[None, None]
+    return (rule.near_tokens(query_tokens[:, None], key_tokens[None], tokens) & inside)[None, None]
 
-  out = _banded(q, k, v, rule.window_size, visible)
+  out = _banded(q, k, v, 0, rule.window_size, visible)
   return rearrange(out, "b p n l h d -> b (n p) l h d")[:, :frames]
 
 
-def _regroup(x, lead: int, tail: int, dilation: int):
-  x = jnp.pad(x, ((0, 0), (lead, tail), (0, 0), (0, 0), (0, 0)))
+def _regroup(x, lead: int, dilation: int):
+  x = jnp.pad(x, ((0, 0), (lead, -(lead + x.shape[1]) % dilation), (0, 0), (0, 0), (0, 0)))
   return rearrange(x, "b (n p) l h d -> b p n l h d", p=dilation)
 
 
@@ -119,13 +135,14 @@ def _banded(
   q: Float[Array, "B P N L H D"],
   k: Float[Array, "B P M L H D"],
   v: Float[Array, "B P M L H D"],
+  offset: int,
   reach: int | None,
   visible: Visible,
   always: tuple[Float[Array, "B A L H D"], Float[Array, "B A L H D"]] | None = None,
   visible_always: Callable[[Int[Array, "N"]], Bool[Array, "B P Q A"]] | None = None,
 ) -> Float[Array, "B P N L H D"]:
-  """Query frame n meets key frames n + M - N - reach .. n + M - N + reach, and the frames in `always`."""
-  count, offset = q.shape[2], k.shape[2] - q.shape[2]
+  """Query frame n meets key frames n + offset - reach .. n + offset + reach, and the frames in `always`."""
+  count = q.shape[2]
   if reach is None:
     reach = k.shape[2]
   block = min(count, reach + 1)  # a wider block wastes work at its edges, a narrower one splits matrix products

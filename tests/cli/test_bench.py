@@ -72,7 +72,7 @@ def test_latency_prints_both_ways_in_milliseconds(tmp_path, tiny_saved, monkeypa
 
   def measure(model, frames, instruction, *, rounds):
     asked.append((frames.shape, frames.dtype, rounds))
-    return {"action-only": Times(0.0123, 0.02, 7), "joint": Times(0.5, 0.75, 7)}
+    return {"action-only": Times(0.0123, 0.02, 7, 0.0123), "joint": Times(0.5, 0.75, 7, 0.5)}
 
   monkeypatch.setattr(latency, "measure", measure)
   assert cli.main(["bench", "latency", f"--model={tmp_path}", "--rounds=7"]) == 0

@@ -1,5 +1,7 @@
 """`kairos data`: what it builds, what it shows, and how it says no."""
 
+from unittest.mock import ANY
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -56,7 +58,7 @@ def test_build_passes_its_flags_on(tmp_path, monkeypatch):
   calls = []
   monkeypatch.setattr(generate, "build", lambda *args, **kwargs: calls.append((*args, kwargs)))
   assert cli.main(["data", "build", f"--out={tmp_path}", "--counts=physics:3,robot:5", "--seed=7", "--size=32"]) == 0
-  assert calls == [(str(tmp_path), {"physics": 3, "robot": 5}, 7, 32, {})]
+  assert calls == [(str(tmp_path), {"physics": 3, "robot": 5}, 7, 32, {"progress": ANY})]
 
 
 def test_import_of_a_video_folder_and_what_it_says(tmp_path, capsys):
@@ -95,8 +97,11 @@ def test_bad_counts(text):
 @pytest.mark.parametrize(
   "argv, line",
   [
-    ([], "data takes one of build, show, import, export; got none"),
-    (["burn"], "data takes one of build, show, import, export; got burn"),
+    ([], "data takes one of build, show, import, export, ingest, curate, caption, pack, stats, inspect; got none"),
+    (
+      ["burn"],
+      "data takes one of build, show, import, export, ingest, curate, caption, pack, stats, inspect; got burn",
+    ),
     (["build"], "data build needs --out=FOLDER"),
     (["show"], "data show needs --folder=FOLDER"),
     (["show", "--folder=nowhere"], "no dataset in nowhere"),

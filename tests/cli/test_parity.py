@@ -54,6 +54,15 @@ def test_a_case_without_a_runner_fails_unless_it_may_be_skipped(write_case, tmp_
   assert "c91_c  skipped  no runner for 'c91'" in out and out.endswith("1 cases passed, 0 failed, 1 skipped\n")
 
 
+def test_a_fault_of_the_reference_is_skipped_with_the_reason(write_case, tmp_path, capsys):
+  write_case("c90_a")
+  write_case("c90_b_as_shipped", off=0.5)
+  assert cli.main(["parity", str(tmp_path)]) == 0
+  out = capsys.readouterr().out
+  assert "c90_b_as_shipped  skipped  as shipped, most layers of V1" in out
+  assert out.endswith("1 cases passed, 0 failed, 1 skipped\n")
+
+
 def test_all_prints_every_tensor(write_case, tmp_path, capsys):
   write_case("c90_a")
   assert cli.main(["parity", "--all", str(tmp_path / "c90_a")]) == 0

@@ -43,17 +43,17 @@ def asked(tmp_path, tiny_saved, monkeypatch):
     imagined = np.clip(future.astype(int) + 9, 0, 255).astype(np.uint8)
     nothing = np.full((clips, 16), np.nan)
     qualities = [
-      Quality(video_metrics.psnr(x, future), video_metrics.ssim(x, future), nothing, nothing)
+      Quality(video_metrics.psnr(x, future), video_metrics.ssim(x, future), nothing, nothing, nothing)
       for x in (imagined, np.repeat(seen[:, -1:], 16, axis=1))
     ]
     return Foresight(imagined, *qualities, 10.0)
 
   def measure(model, frames, instruction, *, rounds):
     asked["latency"] = (frames.shape, instruction, rounds)
-    return {"action-only": Times(0.0123, 0.02, rounds), "joint": Times(0.5, 0.7, rounds)}
+    return {"action-only": Times(0.0123, 0.02, rounds, 0.0123), "joint": Times(0.5, 0.7, rounds, 0.5)}
 
   video = np.stack([tiny.frames(21, seed=i) for i in range(clips)])
-  monkeypatch.setattr(demo, "build", lambda *what: asked.update(build=what))
+  monkeypatch.setattr(demo, "build", lambda *what, progress: asked.update(build=what))
   monkeypatch.setattr(demo.curriculum, "run_claimed", train)
   monkeypatch.setattr(demo.comparison, "compare", compare)
   monkeypatch.setattr(demo.foresight_lib, "unseen_clips", lambda model, count: (video, ["go"] * clips))

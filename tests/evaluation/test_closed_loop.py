@@ -23,7 +23,7 @@ class Told:
 
   def act(self, slots, observations, seeds):
     self.calls.append((list(slots), [[brightness(o) for o in seen] for seen in observations], list(seeds)))
-    return np.stack([np.full((self.actions, 3), slot) for slot in slots])
+    return np.stack([np.full((self.actions, 3), slot, float) for slot in slots])
 
 
 def test_an_episode_ends_in_its_time_and_the_next_one_takes_its_place():

@@ -35,12 +35,14 @@ def test_every_frame_is_held_against_the_true_one(model):
   np.testing.assert_allclose(result.model.psnr, video_metrics.psnr(want, future))
   np.testing.assert_allclose(result.still.ssim, video_metrics.ssim(still, future))
   np.testing.assert_allclose(result.still.found[2, 7], (still[2, 7, ..., 0] > 200)[future[2, 7, ..., 0] > 200].mean())
+  near = video_metrics.widened(want[..., 0] > 200, 2)
+  np.testing.assert_allclose(result.model.near[1, 3], near[1, 3][future[1, 3, ..., 0] > 200].mean())
   assert (result.model.f1 <= 1).all()
 
 
 def test_the_gain_is_a_mean_over_clips_with_its_interval():
   rng = np.random.default_rng(0)
-  quality = lambda psnr: Quality(psnr, psnr, psnr, psnr)  # noqa: E731
+  quality = lambda psnr: Quality(psnr, psnr, psnr, psnr, psnr)  # noqa: E731
   still = rng.normal(24, 3, (48, 16))
   model = still + 1.7 + rng.normal(0, 0.8, (48, 1))
   gain = Foresight(np.zeros((48, 16, 2, 2, 3), np.uint8), quality(model), quality(still), 10.0).gain()

@@ -21,36 +21,6 @@ def test_impossible_counts(successes, trials):
     intervals.wilson(successes, trials)
 
 
-@pytest.mark.parametrize("successes, trials", [(0, 9), (17, 31), (31, 31), (86, 100)])
-def test_one_run_has_the_interval_of_its_episodes(successes, trials):
-  np.testing.assert_allclose(intervals.over_runs([successes], [trials]), intervals.wilson(successes, trials), atol=1e-9)
-
-
-def test_runs_that_agree_are_pooled_and_runs_that_do_not_are_wider():
-  agree, pooled = intervals.over_runs([83, 84, 82], [100, 100, 100]), intervals.wilson(249, 300)
-  np.testing.assert_allclose(agree, pooled, atol=1e-9)
-  differ = intervals.over_runs([99, 83, 67], [100, 100, 100])
-  assert differ.value == pytest.approx(pooled.value)
-  assert differ.low < pooled.low - 0.04 and differ.high > pooled.high + 0.02
-
-
-def test_runs_of_other_lengths_weigh_by_their_episodes():
-  assert intervals.over_runs([10, 3], [10, 30]).value == pytest.approx(13 / 40)
-  with pytest.raises(KairosError, match="2 success counts of 1 runs"):
-    intervals.over_runs([1, 2], [3])
-  with pytest.raises(KairosError, match="5 successes of 4 trials"):
-    intervals.over_runs([1, 5], [3, 4])
-
-
-def test_over_runs_covers_the_truth_where_runs_differ():
-  rng = np.random.default_rng(0)
-  rates = np.clip(rng.normal(0.8, 0.06, (400, 8)), 0, 1)  # as between seeds of one training
-  wins = rng.binomial(100, rates)
-  covered = [low <= 0.8 <= high for _, low, high in (intervals.over_runs(w, [100] * 8) for w in wins)]
-  pooled = [low <= 0.8 <= high for _, low, high in (intervals.wilson(int(w.sum()), 800) for w in wins)]
-  assert np.mean(covered) > 0.87 and np.mean(covered) > np.mean(pooled) + 0.1
-
-
 def test_the_band_of_a_mean_is_that_of_normal_theory_for_many_rows():
   values = np.random.default_rng(1).gamma(2.0, 1.7, (160, 3)) * [1, 5, 0.2]
   mean, low, high = intervals.mean_band(values)

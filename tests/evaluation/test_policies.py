@@ -144,7 +144,7 @@ def test_the_blind_see_black_and_feel_their_state():
 
 def test_random_actions_are_the_seeds_and_within_the_limits():
   policy = RandomPolicy(3, 4)
-  first, second = policy.act([0, 1], [None, None], [8, 9]), policy.act([5], [None], [9])
+  first, second = policy.act([0, 1], [[], []], [8, 9]), policy.act([5], [[]], [9])
   assert first.shape == (2, 4, 3) and np.abs(first).max() <= 1
   np.testing.assert_array_equal(first[1], second[0])
   assert not np.array_equal(first[0], first[1])

@@ -85,3 +85,13 @@ def test_found_again():
   recall, f1 = video_metrics.found_again(got, true)
   np.testing.assert_allclose(recall, [3 / 6, 0, np.nan])
   np.testing.assert_allclose(f1, [2 * 3 / (6 + 9), 0, np.nan])
+
+
+def test_a_mask_is_widened_along_both_axes_and_not_over_frames_or_borders():
+  mask = np.zeros((2, 5, 8), bool)
+  mask[0, 0, 7] = mask[1, 3, 2] = True
+  wide = video_metrics.widened(mask, 2)
+  want = np.zeros_like(mask)
+  want[0, :3, 5:] = want[1, 1:, :5] = True
+  np.testing.assert_array_equal(wide, want)
+  np.testing.assert_array_equal(video_metrics.widened(mask, 0), mask)

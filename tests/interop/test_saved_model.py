@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from data_pipelines.normalize import Normalizer
+from kairos_jax import files
+from kairos_jax.bridge import QwenBridge
 from kairos_jax.errors import KairosError
 from kairos_jax.interop import saved_model
+from tests.understanding import folder as qwen_folder
 
 
 @pytest.fixture
@@ -71,3 +74,33 @@ def test_a_model_is_named_by_its_content(tiny_saved, tmp_path):
   weights["codec"]["first"]["mean"] = leaf.at[-1].add(1e-3)
   for other in (dict(params=weights), dict(clip_frames=13)):
     assert saved_model.content_hash(dataclasses.replace(tiny_saved, **other)) != name
+
+
+@pytest.fixture
+def with_qwen(model, tmp_path):
+  qwen_folder.write(tmp_path / "qwen", "qwen3_5")
+  encoder = QwenBridge(str(tmp_path / "qwen"), tokens=128, dtype="float32")
+  return dataclasses.replace(model, encoder=encoder, params=model.params | {"bridge": encoder.init(jax.random.key(0))})
+
+
+def test_an_encoder_that_comes_trained_is_kept_by_its_folder_and_hash(tmp_path, with_qwen):
+  saved_model.save(tmp_path / "model", with_qwen)
+  written = files.read_safetensors(tmp_path / "model/weights.safetensors")
+  assert written and not any(name.startswith("bridge/") for name in written)
+  loaded = saved_model.load(tmp_path / "model")
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, with_qwen.params)
+  assert saved_model.content_hash(loaded) == saved_model.content_hash(with_qwen)
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), with_qwen.params["bridge"])
+  assert with_qwen.encoder.param_shapes() == shapes
+
+  qwen_folder.write(tmp_path / "qwen", "qwen3_5", seed=1)
+  with pytest.raises(KairosError, match="goes with the weights [0-9a-f]{12} of its bridge; [0-9a-f]{12} lie at .*qwen"):
+    saved_model.load(tmp_path / "model")
+
+
+def test_an_encoder_that_was_trained_further_is_written_and_its_folder_not_read(tmp_path, with_qwen, monkeypatch):
+  bridge = jax.tree.map(lambda x: x + 1, with_qwen.params["bridge"])
+  changed = dataclasses.replace(with_qwen, params=with_qwen.params | {"bridge": bridge})
+  saved_model.save(tmp_path / "model", changed)
+  monkeypatch.setattr(QwenBridge, "init", lambda self, key: pytest.fail("the folder's weights were read"))
+  jax.tree.map(np.testing.assert_array_equal, saved_model.load(tmp_path / "model").params, changed.params)

@@ -136,6 +136,14 @@ def test_operational_keys_may_change_when_a_run_goes_on_and_others_may_not(tmp_p
       pass
 
 
+def test_the_command_lines_none_is_none_and_a_loss_of_another_name_is_still_refused():
+  config = config_with(validation__keep_best="None", init_from="None")
+  run = parse_run(config)
+  assert run.validation.keep_best is None and run.init_from is None
+  with pytest.raises(KairosError, match="validation.keep_best is 'none'; allowed: None, "):
+    parse_run(config_with(validation__keep_best="none"))
+
+
 def test_another_platform_is_refused(tmp_path):
   with pytest.raises(KairosError, match="config key platform is 'tpu'; this machine has 'cpu'"):
     curriculum.run(config_with(platform="tpu"), tmp_path / "run")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from kairos_jax.errors import KairosError
+from kairos_jax.flow.objective import Objective
 from kairos_jax.parallel.mesh import make_mesh
 from kairos_jax.training import Interrupted, load_params, train
 from kairos_jax.training.best import BestCheckpoint
@@ -31,12 +32,15 @@ class Config:
   text_dropout: float = 0.5
 
 
-@dataclasses.dataclass
-class Stub:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stub(Objective):
   """Stands in for the objective: its losses tell the weights, the clips, the level and the draw apart."""
 
-  config: Any
-  seen: Any
+  model: Any = None
+  encoder: Any = None
+  codec: Any = None
+  config: Any = None
+  seen: Any = None
 
   def at_levels(self, params, batch, key, levels):
     self.seen.traced += 1
@@ -48,7 +52,7 @@ class Stub:
 
 def losses_of(clips, most, actions=True, seed=0):
   batch = {"x": np.arange(clips, dtype=np.float32) ** 2, "id": np.array([f"toy/{i}" for i in range(clips)])}
-  stub = Stub(Config(int(actions)), SimpleNamespace(traced=0))
+  stub = Stub(config=Config(int(actions)), seen=SimpleNamespace(traced=0))
   return held_out_losses(stub, batch, LEVELS, most=most, seed=seed, mesh=make_mesh()), stub.seen
 
 
@@ -210,8 +214,9 @@ def test_what_cannot_be_read_is_not_the_best(tmp_path):
   assert kept(tmp_path) == [5]
 
 
+@pytest.mark.mistakes
 def test_clips_that_devices_cannot_share_are_refused():
   batch = {"x": np.zeros(3, np.float32), "id": np.array(list("abc"))}
   mesh = SimpleNamespace(size=2)
   with pytest.raises(KairosError, match="config key validation.clips is 3; allowed: a multiple of 2, the devices"):
-    held_out_losses(Stub(Config(0), None), batch, LEVELS, most=2, seed=0, mesh=mesh)
+    held_out_losses(Stub(config=Config(0)), batch, LEVELS, most=2, seed=0, mesh=mesh)

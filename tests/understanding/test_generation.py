@@ -118,24 +118,14 @@ def test_pieces_are_the_answer_and_end_tokens_end_it(hybrid):
   assert len(pieces) > 3
 
 
-class Spoken:
-  """A reader whose every token is a given piece of text."""
-
-  end_tokens = frozenset([99])
-
-  def __init__(self, pieces):
-    self.chat = self.tokenizer = self
-    self.pieces = pieces
-
-  def decode(self, ids, skip_special_tokens):
-    return b"".join(self.pieces[i] for i in ids).decode(errors="replace")
-
-
 def spoken(pieces, stop=()):
-  """What an answer gives out after each token and at its end."""
+  """What an answer gives out after each token and at its end; every token is a given piece of text."""
   from kairos_jax.understanding.generation import _Answer
 
-  answer = _Answer(Spoken(pieces), tuple(stop))
+  def decode(ids):
+    return b"".join(pieces[i] for i in ids).decode(errors="replace")
+
+  answer = _Answer(decode, frozenset([99]), tuple(stop))
   return [answer.add(i) for i in range(len(pieces))] + [answer.rest()]
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from kairos_jax.codec.pixels import check_latents, check_video, to_float
 from kairos_jax.codec.wan import layers, names, network, seen, tiles
@@ -85,7 +85,7 @@ class WanCodec:
 
   def fit(
     self,
-    clips: Iterable[UInt8[np.ndarray, "T H W 3"]],
+    clips: Iterable[UInt8[np.ndarray, "_ H W 3"]],
     seed: int = 0,
     progress: Callable[[float], None] = lambda done: None,
   ) -> Params:
@@ -205,7 +205,7 @@ class WanCodec:
 
 
 def _chunks(
-  run: Callable[[Array, Kept | None], tuple[Array, Kept]], x: Float[Array, "B T H W C"], size: int, kept: Kept | None
+  run: Callable[[Array, Kept | None], tuple[Array, Kept]], x: Shaped[Array, "B T H W C"], size: int, kept: Kept | None
 ) -> tuple[Float[Array, "B S ..."], Kept]:
   """One chunk of `size` after the other in one compiled loop, each with what the one before it left.
 

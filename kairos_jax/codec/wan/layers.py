@@ -30,7 +30,7 @@ class History:
     self._kept = iter(kept or ())
     self._next: list[Array] = []
 
-  def before(self, x: Frames, frames: int) -> Frames:
+  def before(self, x: Frames, frames: int) -> Float[Array, "B T+{frames} H W C"]:
     """The chunk behind so many earlier frames; where the video begins, zeros are in their place."""
     earlier = jnp.zeros((x.shape[0], frames, *x.shape[2:]), x.dtype) if self.begins else next(self._kept)
     whole = jnp.concatenate([earlier, x], axis=1)
@@ -55,7 +55,7 @@ def dense(params: Params, x: Float[Array, "... C"]) -> Float[Array, "... D"]:
   return x @ params["kernel"] + params["bias"]
 
 
-def causal_conv(params: Params, x: Frames, history: History) -> Frames:
+def causal_conv(params: Params, x: Frames, history: History) -> Float[Array, "B T H W D"]:
   """3x3x3, over this frame and the two before it."""
   whole, kernel = history.before(x, TAPS - 1), params["kernel"]
   if history.begins:  # the frames before are zeros
@@ -63,7 +63,7 @@ def causal_conv(params: Params, x: Frames, history: History) -> Frames:
   return conv.space_time(whole, kernel) + params["bias"]
 
 
-def residual_block(params: Params, x: Frames, history: History) -> Frames:
+def residual_block(params: Params, x: Frames, history: History) -> Float[Array, "B T H W D"]:
   """Two convolutions beside a shortcut."""
   y = causal_conv(params["conv1"], jax.nn.silu(norm(params["norm1"], x)), history)
   y = causal_conv(params["conv2"], jax.nn.silu(norm(params["norm2"], y)), history)
@@ -78,7 +78,7 @@ def attention_block(params: Params, x: Frames) -> Frames:
   return x + dense(params["proj"], y)
 
 
-def downsample(params: Params, x: Frames, history: History) -> Frames:
+def downsample(params: Params, x: Frames, history: History) -> Float[Array, "B t H//2 W//2 C"]:
   """Half the height and width and, with a `time_conv`, half the frames; but the first frame stays as it is."""
   x = conv.space_halved(x, params["conv"]["kernel"]) + params["conv"]["bias"]
   if "time_conv" not in params:
@@ -87,7 +87,7 @@ def downsample(params: Params, x: Frames, history: History) -> Frames:
   return x if history.begins else conv.time(whole, stride=2, **params["time_conv"])
 
 
-def upsample(params: Params, x: Frames, history: History) -> Frames:
+def upsample(params: Params, x: Frames, history: History) -> Float[Array, "B t 2*H 2*W D"]:
   """Twice the height and width and, with a `time_conv`, twice the frames; but the first frame stays as it is.
 
   The frame after the first has zeros before it: the first one is not kept.
@@ -101,6 +101,6 @@ def upsample(params: Params, x: Frames, history: History) -> Frames:
   return conv.space_doubled(x, params["conv"]["kernel"]) + params["conv"]["bias"]
 
 
-def head(params: Params, x: Frames, history: History) -> Frames:
+def head(params: Params, x: Frames, history: History) -> Float[Array, "B T H W D"]:
   """The last convolution."""
   return causal_conv(params["conv"], jax.nn.silu(norm(params["norm"], x)), history)

@@ -11,7 +11,7 @@ from kairos_jax.codec.wan.layers import History, Kept, Params
 
 def encode_chunk(
   params: Params, frames: Float[Array, "B T H W 3"], kept: Sequence[Array] | None
-) -> tuple[Float[Array, "B 1 h w 2*C"], Kept]:
+) -> tuple[Float[Array, "B 1 h w D"], Kept]:
   """The first frame of a video (`kept` None), or the frames of one later latent."""
   history = History(kept)
   x = layers.causal_conv(params["conv_in"], frames, history)

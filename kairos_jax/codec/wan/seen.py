@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float
 
 # "latents": the last ones, zeros before the first, [B W h w C]; "count": of all, at most W + 1, [B].
 Seen = dict[str, Any]
@@ -45,5 +45,5 @@ def catch_up(decode: Decode, seen: Seen) -> Any:
   return jax.lax.fori_loop(jnp.min(begins), window, step, kept)
 
 
-def _where(rows: Int[Array, "B"], yes: Any, no: Any) -> Any:
+def _where(rows: Bool[Array, "B"], yes: Any, no: Any) -> Any:
   return jax.tree.map(lambda a, b: jnp.where(rows.reshape(-1, *(1,) * (a.ndim - 1)), a, b), yes, no)

@@ -42,7 +42,7 @@ def loop_tolerance(case: GoldenCase) -> float:
 def _video_loop(case: GoldenCase) -> Compared:
   t, meta = case.tensors, case.meta
   model, params, config = model_of(case, meta["video_ctor_overrides"])
-  schedule = _video_schedule(t["latents_init"].shape[-3:], config, meta["steps"])
+  schedule = video_schedule(t["latents_init"].shape[-3:], config, meta["steps"])
   yield timesteps("timesteps", schedule, t)
   latents, trace = jax.jit(
     lambda noise: sampler.sample_video(
@@ -51,7 +51,7 @@ def _video_loop(case: GoldenCase) -> Compared:
       noise,
       schedule,
       context_of(t, "context"),
-      observed=_observed(t),
+      observed=observed_of(t),
       guidance=meta["cfg_scale"],
       negative=context_of(t, "negative_context") if "negative_context" in t else None,
       trace=True,
@@ -65,7 +65,7 @@ def _video_loop(case: GoldenCase) -> Compared:
 def _joint_loop(case: GoldenCase) -> Compared:
   t, meta = case.tensors, case.meta
   model, params, config = model_of(case, meta["video_ctor_overrides"])
-  schedule = _video_schedule(t["latents_init"].shape[-3:], config, meta["steps"])
+  schedule = video_schedule(t["latents_init"].shape[-3:], config, meta["steps"])
   action_schedule = flow_schedule(meta["steps"], ACTION_SHIFT)
   yield timesteps("timesteps", schedule, t)
   yield timesteps("timesteps_action", action_schedule, t)
@@ -78,7 +78,7 @@ def _joint_loop(case: GoldenCase) -> Compared:
       schedule,
       action_schedule,
       context_of(t, "context"),
-      observed=_observed(t),
+      observed=observed_of(t),
       guidance=meta["cfg_scale"],
       negative=context_of(t, "negative_context"),
       trace=True,
@@ -98,7 +98,7 @@ def _action_loop(case: GoldenCase) -> Compared:
   context = context_of(t, "context")
   schedule = flow_schedule(meta["steps"], ACTION_SHIFT)
   yield timesteps("timesteps", schedule, t)
-  memory = jax.jit(lambda z: model.apply({"params": params}, None, z, context, method="extend"))(_observed(t))
+  memory = jax.jit(lambda z: model.apply({"params": params}, None, z, context, method="extend"))(observed_of(t))
   size = len(config.video.group)
   for layer in range(len(config.video.layers)):
     cache = memory.action.get(layer_name(layer % size))
@@ -128,7 +128,7 @@ def _full_call(case: GoldenCase) -> Compared:
   for mode, run in meta["runs"].items():
     part = case.part(f"{mode}/")
     frames = (run["num_frames"] - 1) // 4 + 1
-    schedule = _video_schedule((frames, run["height"] // 8, run["width"] // 8), config, run["steps"])
+    schedule = video_schedule((frames, run["height"] // 8, run["width"] // 8), config, run["steps"])
     action_schedule = flow_schedule(run["steps"], ACTION_SHIFT)
     yield timesteps("timesteps", schedule, part)
     yield timesteps("timesteps_action", action_schedule, part)
@@ -158,13 +158,14 @@ def _full_call(case: GoldenCase) -> Compared:
     yield f"{mode}/out_video", frames_second(video), part["out_video"]
 
 
-def _video_schedule(size: tuple[int, ...], config: WorldActionConfig, steps: int) -> Schedule:
+def video_schedule(size: tuple[int, ...], config: WorldActionConfig, steps: int) -> Schedule:
   """Of latents [frames, height, width]. The reference counts tokens as a float where no whole patches fit."""
   frames, height, width = size
   return flow_schedule(steps, video_shift(height * width / config.video.patch[1] / config.video.patch[2], frames))
 
 
-def _observed(t: dict[str, np.ndarray], key: str = "first_frame_latents") -> Any:
+def observed_of(t: dict[str, np.ndarray], key: str = "first_frame_latents") -> Any:
+  """The frames that a case gives, or None."""
   return frames_last(t[key]) if key in t else None
 
 

@@ -77,7 +77,9 @@ def test_build_gives_the_same_bytes_whatever_the_processes_and_keeps_what_is_com
 
 def test_many_writers_share_the_shards(tmp_path, monkeypatch):
   monkeypatch.setattr(generate_module, "_PER_SHARD", 2)
-  build(tmp_path, {"physics": 5}, seed=0, size=16, processes=1)
+  heard = []
+  build(tmp_path, {"physics": 5}, seed=0, size=16, processes=1, progress=lambda *what: heard.append(what))
+  assert heard == [(2, "physics"), (4, "physics"), (5, "physics")]
   source = ArrayRecordSource(tmp_path / "physics")
   assert [shard["records"] for shard in read_manifest(tmp_path / "physics")["shards"]] == [2, 2, 1]
   for clip, index in zip(generate("physics", 5, seed=0, size=16), range(5), strict=True):

@@ -8,6 +8,7 @@ from pallas_kernels.gated_delta import gated_delta
 from tests.pallas_kernels.gated_delta.base import draw, single
 
 
+@pytest.mark.mistakes
 @pytest.mark.parametrize("index", range(5), ids=["q", "k", "v", "log_decay", "beta"])
 def test_shapes_that_do_not_agree_are_refused(index):
   inputs = list(draw(4)[:5])

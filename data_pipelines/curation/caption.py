@@ -1,0 +1,115 @@
+"""The caption stage: what the ensemble says of every kept clip, what becomes of it, and what a judge says of that."""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from data_pipelines.curation import decide, ledger, pool
+from data_pipelines.curation.captions.base import Caption, Captioner, Fuser, Judge
+from data_pipelines.curation.ledger import Ledger
+from data_pipelines.curation.operators.view import View
+from data_pipelines.curation.workspace import Workspace, clip_name
+from data_pipelines.records import Clip
+from data_pipelines.sources import Report
+from kairos_jax.errors import KairosError
+
+Entry = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+  """Who captions, who fuses and who judges."""
+
+  captioners: Sequence[Captioner]
+  fuser: Fuser
+  judge: Judge
+
+  @property
+  def name(self) -> str:
+    """What a caption must be of to count; another ensemble captions again."""
+    captioners = "+".join(f"{captioner.name}.{captioner.version}" for captioner in self.captioners)
+    fuser = getattr(self.fuser, "__name__", type(self.fuser).__name__)
+    return f"{captioners}|{fuser}|{self.judge.name}.{self.judge.version}"
+
+  def __call__(self, clip: Clip) -> Entry:
+    """All that is noted of one clip; a member that fails is noted with its error, and the others go on."""
+    view = View(clip)
+    said, errors = list[tuple[str, Caption]](), dict[str, str]()
+    for captioner in self.captioners:
+      try:
+        said.append((captioner.name, captioner.caption(view)))
+      except KairosError as error:
+        errors[captioner.name] = str(error)
+    entry: Entry = {"ensemble": self.name, "errors": errors, "said": {name: dataclasses.asdict(c) for name, c in said}}
+    try:
+      if not said:
+        raise KairosError("no captioner answered")
+      fused = self.fuser(view, [caption for _, caption in said])
+      verdict = self.judge.judge(view, fused)
+    except KairosError as error:
+      return entry | {"failed": str(error)}
+    return entry | {"caption": fused.text, "instruction": fused.instruction, "judged": dataclasses.asdict(verdict)}
+
+
+def caption(workspace: Workspace, ensemble: Ensemble, processes: int = 1) -> Iterator[tuple[int, int, int]]:
+  """Captions the kept clips that have no caption of this ensemble; those on which it failed are tried again.
+
+  Yields:
+    How many parts are done, how many have kept clips, and how many clips of this one have a caption.
+  """
+  wanted: dict[int, list[str]] = {}
+  for entry in decide.read(workspace):
+    if entry["keep"]:
+      wanted.setdefault(entry["part"], []).append(entry["clip"])
+  items = []
+  for part, names in wanted.items():
+    known = entries(workspace, part)
+    if any(known.get(name, {}).get("ensemble") != ensemble.name or "failed" in known[name] for name in names):
+      items.append((part, tuple(names)))
+  done = len(wanted) - len(items)
+  for _, count in pool.run(functools.partial(_Captioning, workspace, ensemble), items, processes):
+    done += 1
+    yield done, len(wanted), 0 if isinstance(count, pool.WorkerDied) else count
+
+
+def entries(workspace: Workspace, part: int) -> dict[str, Entry]:
+  """The last caption of each clip of a part."""
+  return {entry["clip"]: entry for entry in ledger.read(workspace.ledger("captions", part))}
+
+
+def summary(workspace: Workspace) -> collections.Counter[str]:
+  """Kept clips by whether they are captioned."""
+  counts: collections.Counter[str] = collections.Counter()
+  part, known = -1, dict[str, Entry]()
+  for entry in decide.read(workspace):
+    if not entry["keep"]:
+      continue
+    if entry["part"] != part:
+      part = entry["part"]
+      known = entries(workspace, part)
+    noted = known.get(entry["clip"], {})
+    counts["captioned" if "caption" in noted else "failed" if "failed" in noted else "not captioned"] += 1
+  return counts
+
+
+class _Captioning:
+  """Captions one part after the other, in any process; every clip is noted as soon as it is done."""
+
+  def __init__(self, workspace: Workspace, ensemble: Ensemble):
+    self._workspace, self._ensemble, self._recordings = workspace, ensemble, workspace.recordings()
+
+  def __call__(self, item: tuple[int, tuple[str, ...]]) -> int:
+    part, names = item
+    known, count = entries(self._workspace, part), 0
+    with Ledger(self._workspace.ledger("captions", part)) as book:
+      for clip in self._recordings.clips(self._recordings.parts[part], Report()):
+        name = clip_name(clip)
+        noted = known.get(name, {})
+        if name not in names or noted.get("ensemble") == self._ensemble.name and "failed" not in noted:
+          continue
+        entry = self._ensemble(clip)
+        book.append({"clip": name, **entry})
+        count += "caption" in entry
+    return count

@@ -1,0 +1,24 @@
+"""Where activations lie on the mesh in use, by the name of the place; without a mesh nothing happens."""
+
+import jax
+from jaxtyping import Array
+
+from pallas_kernels import layout
+
+# Axes of the array: b is clips, t is time, h is heads; any other letter is an axis that is whole on each device.
+PLACES = {"video": "btld", "actions": "bad"}
+
+
+def constrain(x: Array, place: str) -> Array:
+  """`x`, with its axes cut as `PLACES` says; one that the mesh does not divide stays whole."""
+  axes = PLACES[place]
+  sizes = dict(zip(axes, x.shape, strict=True))
+  mesh = layout.current(batch=sizes["b"], heads=1, time=sizes.get("t"))
+  return x if mesh is None else jax.lax.with_sharding_constraint(x, mesh.spec(axes))
+
+
+def padded_frames(frames: int) -> int:
+  """The next multiple of the devices that share time on the mesh in use."""
+  mesh = jax.sharding.get_abstract_mesh()
+  devices = 1 if mesh.empty else dict(mesh.shape).get(layout.TIME, 1)
+  return -(-frames // devices) * devices

@@ -1,0 +1,22 @@
+"""Probes of a model's memory: what it holds, for how long, where, and what the actions make of it.
+
+Each function takes any `WorldModel` and its streams, and returns arrays that draw themselves (`.plot()`). None changes
+a model or a stream: those that intervene return another one.
+"""
+
+from kairos_jax.probing.compare import Similarity as Similarity
+from kairos_jax.probing.compare import compare as compare
+from kairos_jax.probing.decode import Decoding as Decoding
+from kairos_jax.probing.decode import decode as decode
+from kairos_jax.probing.intervene import PARTS as PARTS
+from kairos_jax.probing.intervene import silence as silence
+from kairos_jax.probing.intervene import transplant as transplant
+from kairos_jax.probing.perturb import Followed as Followed
+from kairos_jax.probing.perturb import perturb as perturb
+from kairos_jax.probing.reach import Reach as Reach
+from kairos_jax.probing.reach import action_reach as action_reach
+from kairos_jax.probing.reach import reach as reach
+from kairos_jax.probing.record import HalfLives as HalfLives
+from kairos_jax.probing.record import Recording as Recording
+from kairos_jax.probing.record import half_life as half_life
+from kairos_jax.probing.record import record as record

@@ -1,0 +1,47 @@
+"""What of a stage's parameters trains: all but the frozen ones, or adapters in their place."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Array
+
+from kairos_jax.interop import adapters as adapters_file
+from kairos_jax.model import WorldActionConfig, lora
+from kairos_jax.parallel import process
+from kairos_jax.training import frozen as frozen_lib
+from kairos_jax.training.run_config import LoraConfig, StageConfig
+
+Params = dict[str, Any]
+ALWAYS_FROZEN = ("codec/*",)
+
+
+def split(params: Params, stage: StageConfig, key: Array) -> tuple[Params, Params]:
+  """What trains in the stage, adapters drawn from the key where it has them, and what is frozen.
+
+  Raises:
+    KairosError: a pattern matches nothing, or nothing is left to train.
+  """
+  if stage.lora is None:
+    return frozen_lib.split(params, (*ALWAYS_FROZEN, *stage.frozen))
+  adapters = lora.init(params, lora_of(stage.lora), key)
+  return frozen_lib.split_out({**params, lora.COLLECTION: adapters}, (f"{lora.COLLECTION}/*", *stage.lora.beside))
+
+
+def whole(trained: Params, frozen: Params, stage: StageConfig) -> Params:
+  """The model's parameters, with the adapters merged into them."""
+  params = frozen_lib.merge(trained, frozen)
+  if stage.lora is None:
+    return params
+  adapters = params.pop(lora.COLLECTION)
+  return lora.merge(params, adapters, lora_of(stage.lora).scale)
+
+
+def save_adapters(path: Path, trained: Params, stage: StageConfig, towers: WorldActionConfig) -> None:
+  """Writes the stage's adapters, if it has any, in the first process."""
+  if stage.lora and process.is_first():
+    adapters_file.save(path, trained[lora.COLLECTION], lora_of(stage.lora).scale, towers)
+
+
+def lora_of(config: LoraConfig) -> lora.Lora:
+  """The adapters that the config describes."""
+  return lora.Lora(config.rank, config.alpha, config.targets)
