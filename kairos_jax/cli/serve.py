@@ -37,6 +37,7 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_integer("sessions", 16, "robots that have a memory at a time", lower_bound=1, flag_values=table)
   flags.DEFINE_integer("batch", 8, "requests answered at once, a power of two", lower_bound=1, flag_values=table)
   flags.DEFINE_integer("steps", 3, "denoising steps of a chunk", lower_bound=1, flag_values=table)
+  flags.DEFINE_boolean("chunking", False, "continue the chunk that a request says is being executed", flag_values=table)
   flags.DEFINE_float("deadline_ms", 1000.0, "of requests that name none", lower_bound=1.0, flag_values=table)
   flags.DEFINE_float("idle_s", 300.0, "after which a session's memory is given up", lower_bound=0.1, flag_values=table)
 
@@ -65,8 +66,14 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     embodiment=values.embodiment,
     legacy_port=values.legacy_port,
   )
-  counts = dict(sessions=values.sessions, batch=min(values.batch, values.sessions), steps=values.steps)
-  serving = server.build(runtime.load(values.model), options, **counts)
+  serving = server.build(
+    runtime.load(values.model),
+    options,
+    sessions=values.sessions,
+    batch=min(values.batch, values.sessions),
+    steps=values.steps,
+    chunking=values.chunking,
+  )
   try:
     asyncio.run(serving.run())
   except OSError as error:

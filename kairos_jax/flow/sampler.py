@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kairos_jax.errors import KairosError
+from kairos_jax.flow.chunking import guided_by
 from kairos_jax.flow.schedule import Schedule
 from kairos_jax.interfaces import Context
 from kairos_jax.model import Memory, WorldActionModel
@@ -186,14 +187,23 @@ def sample_actions(
   context: Context,
   *,
   action_mask: Bool[Array, "B action_dim"] | None = None,
+  previous: Float[Array, "B A action_dim"] | None = None,
+  previous_weights: Float[Array, "B A"] | None = None,
   trace: bool = False,
 ) -> tuple[Float[Array, "B A action_dim"], Trace | None]:
-  """Actions alone, from the memory: no video is denoised. `action_mask` as in `sample_joint`."""
+  """Actions alone, from the memory: no video is denoised.
+
+  Args:
+    action_mask: as in `sample_joint`.
+    previous, previous_weights: what is left of the chunk before, which this one shall continue; see `chunking`.
+  """
 
   def velocity(actions, timestep):
     t = jnp.broadcast_to(timestep, actions.shape[:1])
     return model.apply({"params": params}, memory, actions, t, context, method="denoise_actions")
 
+  if previous is not None:
+    velocity = guided_by(velocity, previous, previous_weights, len(schedule.sigmas))
   return euler(velocity, noise, schedule, mask_actions(action_mask), trace=trace)
 
 

@@ -69,12 +69,12 @@ class ActionTower(nn.Module):
   def __call__(
     self,
     actions: Float[Array, "B A action_dim"],
-    timestep: Float[Array, "B"],
+    timestep: Float[Array, "B"] | Float[Array, "B A"],
     context: Context,
     video: dict[str, FrameCache],
     seen: Span,
   ) -> Float[Array, "B A action_dim"]:
-    """Velocity of the actions at noise level `timestep` (0 .. 1000).
+    """Velocity of the actions at noise level `timestep` (0 .. 1000), of a chunk or of each action.
 
     Args:
       video: keys and values of N history frames, per attention layer of the video tower's group.

@@ -129,13 +129,15 @@ class Block(nn.Module):
   ) -> tuple[Float[Array, "B *S D"], Any]:
     """Returns the tokens and what a later frame needs of them: keys and values, or the delta net's state.
 
-    `t_mod` holds one modulation for the last axis of S: per frame for video [B F L D], per clip for actions [B A D].
-    Of video, frames from `frames` on are padding.
+    `t_mod` holds one modulation for the last axis of S: per frame for video [B F L D], per clip for actions [B A D]; or
+    one for each token, with as many axes as S. Of video, frames from `frames` on are padding.
     """
     attention = (self.dim, self.attention_dim, self.heads, self.eps, self.dtype)
     init = nn.initializers.normal(self.dim**-0.5)
     modulation = self.param("modulation", init, (6, self.dim)).astype(self.dtype) + t_mod
-    scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = (modulation[..., i, :][..., None, :] for i in range(6))
+    if modulation.ndim == x.ndim:
+      modulation = modulation[..., None, :, :]
+    scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = (modulation[..., i, :] for i in range(6))
 
     hidden = modulate(self._norm("self_attn_norm", affine=False)(x), scale_a, shift_a)
     kept: Any

@@ -76,7 +76,7 @@ class WorldActionModel(nn.Module):
     self,
     memory: Memory,
     actions: Float[Array, "B A action_dim"],
-    timestep: Float[Array, "B"],
+    timestep: Float[Array, "B"] | Float[Array, "B A"],
     context: Context,
   ) -> Float[Array, "B A action_dim"]:
     """Velocity of an action chunk, from the memory alone: the policy's path."""
@@ -90,7 +90,7 @@ class WorldActionModel(nn.Module):
     latents: Float[Array, "B F H W C"],
     timestep: Float[Array, "B"],
     actions: Float[Array, "BR A action_dim"],
-    action_timestep: Float[Array, "BR"],
+    action_timestep: Float[Array, "BR"] | Float[Array, "BR A"],
     context: Context,
     action_context: Context | None = None,
     *,

@@ -127,13 +127,24 @@ class Slots:
     seeds: Sequence[int],
     steps: int = 3,
     embodiment: str | None = None,
+    previous: Sequence[Float[np.ndarray, "_ action_dim"]] | None = None,
+    delays: Sequence[int] = (),
   ) -> Float[np.ndarray, "N A action_dim"]:
-    """The next actions of some streams of one robot, in its units. Raises KairosError as `WorldModel.act` does."""
+    """The next actions of some streams of one robot, in its units.
+
+    Args:
+      previous: of each stream what is left of its chunk before, which the new one continues; None: of none.
+      delays: of each stream, how many of these will have been executed; see `flow.chunking`.
+
+    Raises:
+      KairosError: as `WorldModel.act` does, or a delay that cannot be.
+    """
     pool, robot = self._check(slots), self._model.robot(embodiment)
     normal, mask = self._model.normal_states(np.asarray(states, np.float32), len(slots), robot)
     check_count("steps", steps)
     own = self._model.own_actions(robot, len(slots))
-    index, *rows = self._bucket(slots, normal, mask, own, seed_words(seeds, len(slots)))
+    before = () if previous is None else self._model.normal_previous(previous, delays, robot)
+    index, *rows = self._bucket(slots, normal, mask, own, seed_words(seeds, len(slots)), *before)
     actions = self._act(self._model.params, pool, index, *rows, steps=steps)
     return robot.action.denormalize(np.asarray(actions)[: len(slots), :, : robot.action.dim])
 
@@ -195,11 +206,11 @@ class Slots:
     state_mask: Array,
     action_mask: Array,
     words: Array,
-    *,
+    *before: Array,
     steps: int,
   ) -> Array:
     some = stream_lib.take(pool, index)
-    return self._model.decide(params, some, states, state_mask, action_mask, words, steps=steps)
+    return self._model.decide(params, some, states, state_mask, action_mask, words, *before, steps=steps)
 
   def _imagine_fn(
     self, params: Params, pool: Stream, index: Int32[Array, "N"], words: Array, *, count: int, steps: int

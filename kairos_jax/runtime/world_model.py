@@ -23,6 +23,7 @@ from kairos_jax import released
 from kairos_jax import seeds as seeds_lib
 from kairos_jax.errors import KairosError
 from kairos_jax.flow import sampler
+from kairos_jax.flow.chunking import soft_mask
 from kairos_jax.flow.schedule import ACTION_SHIFT, flow_schedule, video_shift
 from kairos_jax.interfaces import Context, num_latents
 from kairos_jax.interop import saved_model
@@ -164,17 +165,23 @@ class WorldModel:
     state_mask: Bool[Array, "B S"],
     action_mask: Bool[Array, "B action_dim"],
     words: UInt32[Array, "B 2"],
+    previous: Float[Array, "B A action_dim"] | None = None,
+    previous_weights: Float[Array, "B A"] | None = None,
     *,
     steps: int,
   ) -> Float[Array, "B A action_dim"]:
-    """`act` in the model's units and width; what a robot lacks of its action dimensions is 0."""
+    """`act` in the model's units and width; what a robot lacks of its action dimensions is 0.
+
+    With `previous` the chunk continues what is left of the one before; see `flow.chunking`.
+    """
     action = self.saved.model_config.action
     assert action is not None  # `robot` has checked
     context = self.model.apply({"params": params}, stream.context, state, state_mask, method="with_state")
     noise = _noise(words, (self.saved.action_horizon, action.action_dim))
     schedule = flow_schedule(steps, ACTION_SHIFT)
     inputs = (stream.memory, noise, schedule, context)
-    return sampler.sample_actions(self.model, params, *inputs, action_mask=action_mask)[0]
+    before: dict[str, Any] = dict(previous=previous, previous_weights=previous_weights)
+    return sampler.sample_actions(self.model, params, *inputs, action_mask=action_mask, **before)[0]
 
   def foresee(
     self, params: Params, stream: Stream, words: UInt32[Array, "B 2"], *, count: int, steps: int
@@ -244,6 +251,26 @@ class WorldModel:
     assert action is not None  # `robot` has checked
     more = [(0, 0), (0, action.state_dim - dim)]
     return np.pad(robot.state.normalize(states), more), np.pad(np.ones(states.shape, bool), more)
+
+  def normal_previous(
+    self, previous: Sequence[Float[np.ndarray, "_ own_dim"]], delays: Sequence[int], robot: EmbodimentNormalizer
+  ) -> tuple[Float[np.ndarray, "B A action_dim"], Float[np.ndarray, "B A"]]:
+    """What is left of chunks, in the model's units and size, and how much of it counts.
+
+    Raises:
+      KairosError: nothing is left, or a whole chunk; or a delay is longer than what is left or was executed.
+    """
+    action, horizon = self.saved.model_config.action, self.saved.action_horizon
+    assert action is not None  # `robot` has checked
+    chunks = np.zeros((len(previous), horizon, robot.action.dim), np.float32)
+    for chunk, left, delay in zip(chunks, previous, delays, strict=True):
+      if not 0 < len(left) < horizon or not 0 <= delay <= min(len(left), horizon - len(left)):
+        raise KairosError(f"previous has {len(left)} of {horizon} actions and a delay of {delay}; see flow.chunking")
+      chunk[: len(left)] = left
+    lengths = np.asarray([len(left) for left in previous])
+    weights = np.asarray(soft_mask(horizon, np.asarray(delays), horizon - lengths), np.float32)
+    more = [(0, 0), (0, 0), (0, action.action_dim - robot.action.dim)]
+    return np.pad(np.asarray(robot.action.normalize(chunks), np.float32), more), weights
 
   def own_actions(self, robot: EmbodimentNormalizer, batch: int) -> Bool[np.ndarray, "B action_dim"]:
     """Which of the model's action dimensions the robot has, for each episode."""

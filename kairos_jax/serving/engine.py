@@ -6,6 +6,7 @@ Not thread-safe: one thread owns it, and the device with it.
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -69,7 +70,15 @@ class Engine:
   """
 
   def __init__(
-    self, model: WorldModel, *, capacity: int, batch: int, embodiment: str | None = None, steps: int = 3, seed: int = 0
+    self,
+    model: WorldModel,
+    *,
+    capacity: int,
+    batch: int,
+    embodiment: str | None = None,
+    steps: int = 3,
+    seed: int = 0,
+    chunking: bool = False,
   ):
     """Makes room; `warm_up` compiles.
 
@@ -80,6 +89,7 @@ class Engine:
       embodiment: which of the model's robots; None is the first.
       steps: denoising steps of a chunk.
       seed: of the noise, for requests that bring none.
+      chunking: also compile actions that continue the chunk before, see `flow.chunking`.
 
     Raises:
       KairosError: a number that is too small, no power of two, or the model cannot be served.
@@ -91,7 +101,7 @@ class Engine:
       raise KairosError(f"embodiment {robot.name!r} is controlled with {rates}; a whole multiple is needed")
     if batch < 1 or batch & (batch - 1) or batch > capacity:
       raise KairosError(f"batch is {batch}; it must be a power of two and at most the {capacity} sessions")
-    self.model, self.batch, self.capacity = model, batch, capacity
+    self.model, self.batch, self.capacity, self.chunking = model, batch, capacity, chunking
     self._embodiment, self._steps, self._seed = robot.name, steps, seed
     self._slots = Slots(model, capacity)
     self._longest = max(1, num_latents(model.codec, model.saved.clip_frames) - 1)  # latents of history in training
@@ -117,6 +127,8 @@ class Engine:
       self._slots.reset(slots, np.zeros((size, first, height, width, 3), np.uint8))
       self._slots.extend(slots, np.zeros((size, stride, height, width, 3), np.uint8))
       self._act(slots, np.zeros((size, dim), np.float32), [0] * size)
+      if self.chunking:
+        self._act(slots, np.zeros((size, dim), np.float32), [0] * size, [(self._left(), 1)] * size)
       seconds[size] = time.perf_counter() - began
     self._slots.drop(list(range(self.batch)))
     return seconds
@@ -138,13 +150,12 @@ class Engine:
     for turn in range(max(map(len, blocks.values()), default=0)):
       self._remember([todo[turn] for todo in blocks.values() if turn < len(todo)])
     if blocks:
-      sessions = [self._sessions[name] for name in blocks]
-      noise = [self._noise(session, requests[name]) for name, session in zip(blocks, sessions, strict=True)]
-      states = np.stack([requests[name].state for name in blocks])
-      actions = self._act([session.slot for session in sessions], states, noise)
-      for name, session, chunk in zip(blocks, sessions, actions, strict=True):
-        session.calls, session.last_used = session.calls + 1, time.monotonic()
-        answers[name] = Answer(chunk, session.latents, begun[name])
+      going_on = [name for name in blocks if requests[name].previous is not None]
+      for names in (going_on, [name for name in blocks if name not in going_on]):
+        for name, chunk in self._decide({name: requests[name] for name in names}).items():
+          session = self._sessions[name]
+          session.calls, session.last_used = session.calls + 1, time.monotonic()
+          answers[name] = Answer(chunk, session.latents, begun[name])
     return answers
 
   def reset(self, name: str) -> None:
@@ -215,7 +226,29 @@ class Engine:
     """The seed of one call: the request's own, or one for its number in the session, so that no batch changes it."""
     return seeds_lib.derive(self._seed, "call", session.calls) if request.seed is None else request.seed
 
+  def _decide(self, requests: Mapping[str, Request]) -> dict[str, Float[np.ndarray, "A action_dim"]]:
+    """The chunks of some sessions, all of which continue one or none of which does."""
+    if not requests:
+      return {}
+    sessions = [self._sessions[name] for name in requests]
+    noise = [self._noise(session, requests[name]) for name, session in zip(requests, sessions, strict=True)]
+    states = np.stack([request.state for request in requests.values()])
+    before = [(request.previous, request.delay) for request in requests.values() if request.previous is not None]
+    return dict(zip(requests, self._act([one.slot for one in sessions], states, noise, before), strict=True))
+
   def _act(
-    self, slots: Sequence[int], states: Float[np.ndarray, "N S"], seeds: Sequence[int]
+    self,
+    slots: Sequence[int],
+    states: Float[np.ndarray, "N S"],
+    seeds: Sequence[int],
+    before: Sequence[tuple[Float[np.ndarray, "_ action_dim"], int]] = (),
   ) -> Float[np.ndarray, "N A action_dim"]:
-    return self._slots.act(slots, states, seeds=seeds, steps=self._steps, embodiment=self._embodiment)
+    options: dict[str, Any] = dict(seeds=seeds, steps=self._steps, embodiment=self._embodiment)
+    if before:
+      options.update(previous=[left for left, _ in before], delays=[delay for _, delay in before])
+    return self._slots.act(slots, states, **options)
+
+  def _left(self) -> Float[np.ndarray, "n action_dim"]:
+    """Something that is left of a chunk, to compile with."""
+    robot = self.model.robot(self._embodiment)
+    return np.zeros((self.model.saved.action_horizon // 2, robot.action.dim), np.float32)

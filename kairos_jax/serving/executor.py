@@ -11,7 +11,7 @@ and call `next_action` once in each control step:
 After `execute` actions of a chunk a new one is asked for, in a thread of its own, with what is left of the old one
 (`previous`) and how many of these are expected to be gone when the answer comes (`delay`: the longest of the latest
 few). The delay is counted in actions that were executed, not in time. The new chunk begins at the action that is due.
-`kairos serve` does not read `previous` and `delay` yet: a chunk of it is joined to the old one as it comes.
+`kairos serve --chunking` makes the new chunk continue the old one; without it they are joined as they come.
 """
 
 import collections

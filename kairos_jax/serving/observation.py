@@ -26,6 +26,8 @@ class Request:
     state: of the robot now, in its units.
     prompt: what to do; None goes on with what was said before.
     seed: of the noise; None lets the session count.
+    previous: what is left of the chunk before, in the robot's units, if the new one shall continue it.
+    delay: how many actions of it will have been executed when the answer comes.
     deadline: seconds after arrival at which the answer is worth nothing; None is the server's own.
   """
 
@@ -33,14 +35,17 @@ class Request:
   state: Float32[np.ndarray, "S"]
   prompt: str | None = None
   seed: int | None = None
+  previous: Float32[np.ndarray, "n A"] | None = None
+  delay: int = 0
   deadline: float | None = None
 
 
 class Reader:
   """Reads observations of one robot for one model."""
 
-  def __init__(self, model: WorldModel, embodiment: str | None):
-    """Raises KairosError if the model does not drive the robot."""
+  def __init__(self, model: WorldModel, embodiment: str | None, *, chunking: bool = False):
+    """`chunking`: read what is left of the chunk before. Raises KairosError if the model does not drive the robot."""
+    self._chunking, self.horizon = chunking, model.saved.action_horizon
     robot = model.robot(embodiment)
     self.robot: Embodiment = robot.embodiment
     self.state_dim, self.action_dim = robot.state.dim, robot.action.dim
@@ -71,6 +76,7 @@ class Reader:
       state=self._state(state),
       prompt=text(message, "prompt", MAX_TEXT),
       seed=_number(message, "seed", 2**64 - 1),
+      **self._previous(message),
       deadline=None if (ms := _number(message, "deadline_ms", 3_600_000)) is None else ms / 1000,
     )
 
@@ -84,6 +90,22 @@ class Reader:
     # A robot whose pictures have no size of their own is brought to the model's by its only camera.
     picture = embodiments.picture(self.robot.name, images, self.size)
     return picture if picture.ndim == 4 else picture[None]
+
+  def _previous(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left of the chunk before, where a request has it and this server goes on from it."""
+    if not self._chunking or (left := message.get("previous")) is None:
+      return {}
+    if not isinstance(left, np.ndarray) or left.dtype.kind != "f" or left.shape[1:] != (self.action_dim,):
+      raise KairosError(f"previous must be an array of {self.action_dim} numbers an action")
+    delay = _number(message, "delay", self.horizon) or 0
+    if not 0 < len(left) < self.horizon or delay > min(len(left), self.horizon - len(left)):
+      allowed = (
+        f"1 to {self.horizon - 1} of {self.horizon} actions, and no longer delay than what is left or was executed"
+      )
+      raise KairosError(f"previous has {len(left)} actions and delay is {delay}; allowed are {allowed}")
+    if not np.isfinite(left).all():
+      raise KairosError("previous must be finite")
+    return {"previous": left.astype(np.float32), "delay": delay}
 
   def _state(self, state: Any) -> Float32[np.ndarray, "S"]:
     try:

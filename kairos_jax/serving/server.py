@@ -74,7 +74,7 @@ class Server:
   def __init__(self, engine: Engine, options: Options):
     """Makes it; `run` serves. Raises KairosError if the model does not drive the robot."""
     self._engine, self._options = engine, options
-    self._reader = Reader(engine.model, options.embodiment)
+    self._reader = Reader(engine.model, options.embodiment, chunking=engine.chunking)
     self._metadata = pack(metadata(engine, self._reader))
     self._metrics = Metrics()
     self._dispatcher = Dispatcher(engine, self._metrics, deadline=options.deadline)
@@ -283,10 +283,11 @@ def metadata(engine: Engine, reader: Reader) -> dict[str, Any]:
     "gripper": robot.gripper,
     "replan": engine.stride * engine.model.codec.time_stride,
     "sessions": engine.capacity,
+    "chunking": engine.chunking,
   }
 
 
-def build(model: WorldModel, options: Options, *, sessions: int, batch: int, steps: int) -> Server:
-  """A server of a model. Raises KairosError as `Engine` and `Server` do."""
-  engine = Engine(model, capacity=sessions, batch=batch, embodiment=options.embodiment, steps=steps)
+def build(model: WorldModel, options: Options, *, sessions: int, **engine_options: Any) -> Server:
+  """A server of a model; see `Engine` for what else there is. Raises KairosError as `Engine` and `Server` do."""
+  engine = Engine(model, capacity=sessions, embodiment=options.embodiment, **engine_options)
   return Server(engine, options)

@@ -2,13 +2,16 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 from kairos_jax import seeds
 from kairos_jax.errors import KairosError
 from kairos_jax.evaluation.policies import ModelPolicy
+from kairos_jax.flow.chunking import soft_mask
 from kairos_jax.runtime import WorldModel
+from kairos_jax.runtime.world_model import seed_words
 from kairos_jax.serving.engine import Answer, Engine, Full
 from kairos_jax.serving.observation import MAX_FRAMES, Reader, Request
 from tests import tiny
@@ -159,3 +162,29 @@ def test_what_an_observation_must_be(reader, changes, says):
   with pytest.raises(KairosError, match=says) as caught:
     reader.read({**observation(1), **changes})
   assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_a_chunk_continues_the_one_that_is_being_executed(model):
+  """As flow.chunking alone says, beside a session that has none, and near to the old chunk where it is executed."""
+  engine = Engine(model, capacity=2, batch=2, steps=STEPS, chunking=True)
+  reader = Reader(model, None, chunking=True)
+  left = np.random.default_rng(0).standard_normal((3, 3)).astype(np.float32)
+  sent = observation(1, seed=5, previous=left, delay=1)
+  asked = reader.read(sent)
+  answers = engine.infer({"a": asked, "b": request(1, seed=5)})
+  free, guided = answers["b"].actions, answers["a"].actions
+  stream = model.prefill(tiny.frames(1, seed=1), "push")
+  np.testing.assert_allclose(free, model.act(stream, asked.state, seed=[5], steps=STEPS), atol=1e-5)
+  robot = model.robot(None)
+  normal, mask = model.normal_states(asked.state[None], 1, robot)
+  weights = np.asarray(soft_mask(4, np.asarray([1]), np.asarray([1])))
+  before = (np.concatenate([left, np.zeros((1, 3), np.float32)])[None], weights)
+  words = seed_words([5], 1)
+  decide = jax.jit(model.decide, static_argnames="steps")
+  want = decide(model.params, stream, normal, mask, model.own_actions(robot, 1), words, *before, steps=STEPS)
+  np.testing.assert_allclose(guided, want[0], atol=1e-5)
+  assert np.abs(guided[0] - left[0]).max() < np.abs(free[0] - left[0]).max()
+  for wrong in ({"delay": 2}, {"previous": left[:0]}, {"previous": left[:, :2]}, {"previous": np.full((3, 3), np.nan)}):
+    with pytest.raises(KairosError, match="previous"):
+      reader.read({**sent, **wrong})
+  assert Reader(model, None).read(sent).previous is None
