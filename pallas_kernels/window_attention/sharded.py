@@ -124,7 +124,8 @@ def _bounds(span: Span, batch: int, frames: int) -> Int[Array, "B 3"]:
 
 
 def _span(span: Span, bounds: Int[Array, "B 3"]) -> Span:
-  return Span(*bounds.T, num_observed_bound=span.num_observed_bound)
+  num_observed, start, stop = bounds.T
+  return Span(num_observed, start, stop, span.num_observed_bound)
 
 
 def _frames(before: int, after: int) -> tuple[tuple[int, int], ...]:
