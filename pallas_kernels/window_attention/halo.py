@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from pallas_kernels.window_attention.visibility import MaskRule
@@ -40,8 +41,8 @@ def make_halo(rule: MaskRule, frames: int, devices: int, earlier: int = 0) -> Ha
   whole = rule.window_size is None or rule.all_see_history
 
   def wanted(distance: int) -> tuple[int, ...]:
-    pairs = lambda f: any(rule.near(query, distance * frames + f) for query in range(frames))  # noqa: E731
-    return tuple(f for f in range(frames) if whole or pairs(f))
+    seen = rule.near(np.arange(frames)[:, None], distance * frames + np.arange(frames)[None]).any(axis=0)
+    return tuple(f for f in range(frames) if whole or seen[f])
 
   distances = [distance for distance in range(1 - devices, devices) if distance]
   hops = tuple(Hop(distance, wanted(distance)) for distance in distances)
