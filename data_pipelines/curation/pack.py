@@ -70,10 +70,9 @@ class KeptClips(Recordings):
   """The clips that are kept, with their captions; those that are not kept are no loss, and in no report."""
 
   def __init__(self, workspace: Workspace, least: float):
-    opened = workspace.recordings()
-    super().__init__(opened._reader, opened._cut)
-    self._workspace, self._least, self._raw = workspace, least, opened.parts
-    self.parts = range(len(opened.parts))
+    super().__init__(workspace.clip_reader(), workspace.cut)
+    self._workspace, self._least, self._raw = workspace, least, self.parts
+    self.parts = range(len(self._raw))
     self._keep: dict[int, dict[str, Any]] = {}
     for entry in decide.read(workspace):
       if entry["keep"]:

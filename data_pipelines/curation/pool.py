@@ -1,12 +1,12 @@
 """Work on many items in several processes, of which any may die."""
 
 import concurrent.futures
-import logging
 import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
+
+from data_pipelines import worker
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -80,8 +80,7 @@ _work: Callable[[Any], Any]  # of a process of the pool
 
 def _begin(make: Callable[[], Callable[[Any], Any]]) -> None:
   global _work
-  logging.basicConfig(format="%(message)s")  # as the command line does, for lines about what is left out
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+  worker.begin()
   _work = make()
 
 

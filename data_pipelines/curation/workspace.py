@@ -93,10 +93,14 @@ class Workspace:
     reader = open_reader(self.kind, self.path, **self.options)
     return OneByOne(reader) if self.segmented else reader
 
-  def recordings(self) -> Recordings:
-    """The clips; those of videos are the shots that `ingest` has found."""
+  def clip_reader(self) -> Reader:
+    """Of the episodes that clips are cut from; those of videos are the shots that `ingest` has found."""
     reader = self.reader()
-    return Recordings(Shots(reader, self) if self.segmented else reader, self.cut)
+    return Shots(reader, self) if self.segmented else reader
+
+  def recordings(self) -> Recordings:
+    """The clips."""
+    return Recordings(self.clip_reader(), self.cut)
 
   def ledger(self, stage: str, part: int) -> Path:
     """Of one stage for one part."""

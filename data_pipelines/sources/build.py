@@ -6,15 +6,13 @@ that was ended, in whatever way, goes on with the first part that has no entry; 
 
 import contextlib
 import json
-import logging
 import multiprocessing
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from data_pipelines import shards
+from data_pipelines import shards, worker
 from data_pipelines.contents import shape_of
 from data_pipelines.records import Clip
 from data_pipelines.sources import LeftOut, Recordings, Report
@@ -111,8 +109,7 @@ _worker: tuple[Recordings, Path]  # of a process that imports parts for another
 
 def _begin_worker(reopen: Callable[[], Recordings], folder: Path) -> None:
   global _worker
-  logging.basicConfig(format="%(message)s")  # as the command line does, for lines about what is left out
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+  worker.begin()
   _worker = reopen(), folder
 
 

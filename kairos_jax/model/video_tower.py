@@ -179,12 +179,12 @@ class VideoTower(nn.Module):
     if reuse is None:
       x, written = groups(x, past, shared)
     else:
-      before, modules = x, groups
+      before = x
       x = nn.cond(
         reuse.again,
         lambda _, x: x + reuse.added.astype(x.dtype),
         lambda groups, x: groups(x, past, shared)[0],
-        modules,
+        groups,
         x,
       )
       written = x - before

@@ -27,16 +27,18 @@ def short_convolution(
   """
   count, real = taps.shape[0], x.shape[1] if tokens is None else tokens
   mesh = layout.current(batch=x.shape[0], heads=x.shape[2], time=x.shape[1])
-  if mesh is None or x.shape[1] // mesh.devices < count:
+
+  def whole(x, taps, past):
     joined = jnp.concatenate([past, x], axis=1)
     return _weigh(joined, taps), joined[:, real : real + count]
-  by_time = mesh.time
+
+  if mesh is None or x.shape[1] // mesh.devices < count:
+    return whole(x, taps, past)
 
   def share(x, taps, past):
-    if not by_time:
-      joined = jnp.concatenate([past, x], axis=1)
-      return _weigh(joined, taps), joined[:, real : real + count]
-    (axis,), rank, own = by_time, jax.lax.axis_index(by_time[0]), x.shape[1]
+    if not mesh.time:
+      return whole(x, taps, past)
+    (axis,), rank, own = mesh.time, jax.lax.axis_index(mesh.time[0]), x.shape[1]
     received = jax.lax.ppermute(x[:, -count:], axis, [(i, i + 1) for i in range(mesh.devices - 1)])
     joined = jnp.concatenate([jnp.where(rank == 0, past, received), x], axis=1)
     # The device with the last real token has all the last N, for a share and what comes before it is longer.
