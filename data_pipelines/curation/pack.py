@@ -74,10 +74,12 @@ class KeptClips(Recordings):
     super().__init__(opened._reader, opened._cut)
     self._workspace, self._least, self._raw = workspace, least, opened.parts
     self.parts = range(len(opened.parts))
-    self._keep: dict[int, dict[str, Any]] = {}
+    self._keep: dict[int, dict[str, Any]] = {}  # by part and clip: what the clip's provenance takes from its decision
     for entry in decide.read(workspace):
       if entry["keep"]:
-        self._keep.setdefault(entry["part"], {})[entry["clip"]] = entry["taxonomy"]
+        scores = {d["operator"]: d["score"] for d in entry["decisions"] if d["score"] is not None}
+        noted = {"taxonomy": entry["taxonomy"], "scores": scores}
+        self._keep.setdefault(entry["part"], {})[entry["clip"]] = noted
 
   def clips(self, part: int, report: Report) -> Iterator[Clip]:
     """Those of one part; a caption that a judge finds too bad is counted as left out."""
@@ -97,7 +99,7 @@ class KeptClips(Recordings):
         clip,
         caption=noted.get("caption", clip.caption),
         instruction=noted.get("instruction", "") or clip.instruction,
-        provenance={**clip.provenance, "clip": clip_id, "taxonomy": kept[clip_id]},
+        provenance={**clip.provenance, "clip": clip_id, **kept[clip_id]},
       )
 
 

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import UInt8
 
 from data_pipelines import embodiments
+from data_pipelines.curriculum.buckets import Resolution, Shapes
 from data_pipelines.records import Clip
 from data_pipelines.source import Source
 from kairos_jax import console, files
@@ -100,7 +101,7 @@ def _picture(clip: Clip) -> UInt8[np.ndarray, "T H W 3"]:
   return embodiments.picture(clip.embodiment, clip.cameras)
 
 
-def picture_size(source: Source) -> tuple[int, int]:
-  """Height and width of a source's pictures, pixels."""
+def picture_size(source: Source, resolution: Resolution | None) -> tuple[int, int]:
+  """Height and width of a source's pictures, pixels, as a stage of this resolution sees them."""
   contents = next(iter(source.contents.values()))
-  return embodiments.picture_size(embodiments.get(contents.embodiment), contents.cameras)
+  return Shapes({1: 0}, resolution).picture(embodiments.get(contents.embodiment), contents)
