@@ -66,7 +66,10 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
   if process.is_first() and not codec_path.exists() and "codec" in start:
     parts.take_codec(codec, start, codec_path, str(config.init_from), config.codec.get("weights"))
   codec_seed = seeds.derive(config.seed, "codec")
-  params: Params = {"codec": parts.codec_params(codec, config.codec.get("weights"), codec_path, sources, codec_seed)}
+  resolution = config.stages[config.order[-1]].resolution
+  params: Params = {
+    "codec": parts.codec_params(codec, config.codec.get("weights"), codec_path, sources, codec_seed, resolution)
+  }
   best = None
   for name in config.order:
     params, best = _run_stage(this, name, params, start)
