@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from data_pipelines.contents import Contents
+from data_pipelines.index import Index
 from data_pipelines.source import Record, Source
 from data_pipelines.statistics import Features
 from kairos_jax.errors import KairosError
@@ -32,6 +33,9 @@ class Part:
   @property
   def statistics(self) -> Mapping[str, Features]:
     return self.whole.statistics
+
+  def index(self) -> Index:
+    return self.whole.index().part(self.start, self.stop)
 
 
 def hold_out(source: Source, clips: int) -> tuple[Part, Part]:

@@ -3,15 +3,18 @@
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import grain
 import numpy as np
+from absl import logging
 from jaxtyping import PyTree
 
-from data_pipelines import embodiments
-from data_pipelines.curriculum import Curriculum, Mixture, linear
+from data_pipelines.curriculum.buckets import Bucket, Shapes
+from data_pipelines.curriculum.permutation import Permutation
+from data_pipelines.curriculum.plan import Filters, Records, Stream, plan
+from data_pipelines.curriculum.schedule import Mixture, Schedule, linear
 from data_pipelines.normalize import EmbodimentNormalizer
 from data_pipelines.sampling import Sample, Window
 from data_pipelines.source import Record, Source
@@ -20,6 +23,7 @@ from kairos_jax.seeds import derive
 
 Crop = Literal["start", "random", "anywhere"]
 _LARGE = 2**20  # bytes of a sample's video
+_READ_AHEAD = 2**30  # bytes of samples that wait in all buckets together, at most; one sample waits in any case
 Tokenize = Callable[[str], PyTree[np.ndarray]]
 
 
@@ -28,7 +32,7 @@ def make_loader(
   mixture: Mixture,
   *,
   batch_size: int,
-  frames: int,
+  shapes: Shapes,
   video_fps: float,
   seed: int,
   tokenize: Tokenize,
@@ -37,15 +41,15 @@ def make_loader(
   instruction_share: tuple[float, float],
   state_dim: int,
   action_dim: int,
-  action_steps: int,
   normalizers: Mapping[str, EmbodimentNormalizer],
-  picture_size: tuple[int, int] | None = None,
+  filters: Filters = {},  # noqa: B006
   process_index: int = 0,
   process_count: int = 1,
 ) -> grain.DatasetIterator[dict[str, Any]]:
   """An endless iterator of batches whose mixture moves over `steps` batches and then stays.
 
-  All depends on the seed alone: a restored `get_state` goes on exactly as if it had not stopped, and the samples of
+  Each batch is of one bucket, so that a compiled step sees few shapes; in step s all processes have the same one. All
+  depends on the seed alone: a restored `get_state` goes on exactly as if it had not stopped, and the samples of
   `process_count` processes are, together, those of one. Each source is shuffled anew every epoch. A hole of a source is
   passed over: the stream is then the whole one without those samples.
 
@@ -53,7 +57,8 @@ def make_loader(
     sources: datasets by name.
     mixture: weights of the sources over the stage.
     batch_size: samples in this process's batches, B.
-    frames: of a sample, T; a shorter clip is padded with its last frame.
+    shapes: the buckets that batches may have. T frames, and N actions at the clip's own rate from the first frame on;
+      a shorter clip is padded with its last frame.
     video_fps: Hz, of a sample's frames; they are found by time in clips of any rate.
     seed: of shuffling, mixing, cropping and the choice of texts, each with a seed of its own derived from it.
     tokenize: a text to a pytree of arrays of fixed shapes.
@@ -63,9 +68,8 @@ def make_loader(
     instruction_share: of samples told by their instruction (or a paraphrase of it) instead of their caption, at the
       start and the end.
     state_dim, action_dim: S and A of the batches; an embodiment that has fewer is padded and masked.
-    action_steps: N, actions of a sample at its clip's own rate, from its first frame on.
     normalizers: by embodiment; a clip of an embodiment without one has no labels.
-    picture_size: height and width, for embodiments whose own pictures differ; None is their own.
+    filters: what a clip's seconds or scores must be, see `curriculum.plan`.
     process_index, process_count: this process's share of the samples: every `process_count`-th.
 
   Returns:
@@ -77,12 +81,10 @@ def make_loader(
 
   Raises:
     KairosError: the mixture names an unknown source, a number is out of range, pictures differ in size, an embodiment
-      does not fit the model's width, or a labeled one has no normalizer.
+      does not fit the model's width, a labeled one has no normalizer, or no clip of a source fits the stage.
   """
-  if min(batch_size, frames, steps) < 1 or action_steps < 0:
-    raise KairosError(
-      f"batch_size {batch_size}, frames {frames} and steps {steps} must be at least 1, action_steps {action_steps} 0"
-    )
+  if min(batch_size, steps) < 1:
+    raise KairosError(f"batch_size {batch_size} and steps {steps} must be at least 1")
   if not (np.isfinite(video_fps) and video_fps > 0):
     raise KairosError(f"video_fps is {video_fps}: a positive number of Hz is required")
   if not 0 <= process_index < process_count:
@@ -91,31 +93,87 @@ def make_loader(
     raise KairosError(f"mixture names unknown sources {sorted(unknown)}: there are {sorted(sources)}")
   if crop not in get_args(Crop):
     raise KairosError(f"unknown crop {crop!r}: {', '.join(get_args(Crop))}")
-  window = Window(frames, video_fps, action_steps, state_dim, action_dim, picture_size, dict(normalizers))
-  height, width = _check(window, {name: sources[name] for name in mixture.names})
+  window = Window(max(shapes.lengths), video_fps, 0, state_dim, action_dim, None, dict(normalizers))
+  used = {name: sources[name] for name in mixture.names}
+  _check(window, used, shapes)
 
-  samples = batch_size * steps * process_count
-  order = sorted(sources)
-  streams = []
-  for name in mixture.names:
-    endless = grain.MapDataset.source(_Endless(sources[name], derive(seed, "shuffle", name)))
-    streams.append(endless.map(functools.partial(_Draw, order.index(name))))
-  sampler = _Sampler(window, samples, derive(seed, "samples"), tokenize, crop, instruction_share)
-  mixed = grain.MapDataset.select_from_datasets(streams, Curriculum(mixture, samples, derive(seed, "mixture")))
-  mine = mixed.map_with_index(sampler)[process_index::process_count]
+  order, draws = sorted(sources), batch_size * steps * process_count
+  planned = plan(used, mixture, shapes, filters, window)
+  batches = []
+  for bucket, streams in planned.items():
+    actions = shapes.lengths.get(bucket.frames, 0)
+    bucket_window = dataclasses.replace(window, frames=bucket.frames, action_steps=actions, picture_size=bucket[1:])
+    start, end = (np.array([getattr(stream, name) for stream in streams]) for name in ("start", "end"))
+    schedule = Schedule(start, end, draws, derive(seed, "mixture", *bucket))
+    endless = []
+    for stream in streams:
+      shuffled = _Endless(sources[stream.source], stream.records, derive(seed, "shuffle", stream.source, *bucket))
+      endless.append(grain.MapDataset.source(shuffled).map(functools.partial(_Draw, order.index(stream.source))))
+    sampler = _Sampler(bucket_window, schedule, derive(seed, "samples", *bucket), tokenize, crop, instruction_share)
+    samples = grain.MapDataset.select_from_datasets(endless, schedule).map_with_index(sampler)
+    samples = samples[process_index::process_count].to_iter_dataset(_reading(bucket, batch_size, len(planned)))
+    batches.append(samples.batch(batch_size, drop_remainder=True))
+  _log(planned)
+  start, end = (
+    np.array([sum(getattr(stream, name) for stream in streams) for streams in planned.values()])
+    for name in ("start", "end")
+  )
+  return iter(_Steps(batches, Schedule(start, end, steps, derive(seed, "buckets"))))
+
+
+def _reading(bucket: Bucket, batch_size: int, buckets: int) -> grain.ReadOptions:
+  """How a bucket's samples are read ahead."""
+  size = bucket.frames * bucket.height * bucket.width * 3
   # Decompression leaves the interpreter to another thread; with small samples two threads only fight over it.
-  threads = 2 if frames * height * width * 3 >= _LARGE else 1
-  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size)
-  return iter(mine.to_iter_dataset(options).batch(batch_size, drop_remainder=True))
+  ahead = max(1, min(2 * batch_size, _READ_AHEAD // buckets // size))
+  return grain.ReadOptions(num_threads=min(2 if size >= _LARGE else 1, ahead), prefetch_buffer_size=ahead)
 
 
-def _check(window: Window, sources: Mapping[str, Source]) -> tuple[int, int]:
-  """Holds to what can be known of the samples before the first is read; the height and width of their pictures."""
+def _log(planned: Mapping[Bucket, Sequence[Stream]]) -> None:
+  """One line a bucket, if there are several: each is a compilation."""
+  for bucket, streams in planned.items() if len(planned) > 1 else ():
+    ends = (100 * sum(getattr(stream, name) for stream in streams) for name in ("start", "end"))
+    records = sum(len(stream.records) for stream in streams)
+    logging.info("bucket %d x %d x %d: %d clips, %.1f to %.1f %% of the steps", *bucket, records, *ends)
+
+
+class _Steps(grain.IterDataset):
+  """Batches of several buckets, in the order of a schedule."""
+
+  def __init__(self, parents: Sequence[grain.IterDataset], schedule: Schedule):
+    super().__init__(parents)
+    self._schedule = schedule
+
+  def __iter__(self) -> grain.DatasetIterator:
+    return _StepsIterator([iter(parent) for parent in self._parents], self._schedule)
+
+
+class _StepsIterator(grain.DatasetIterator):
+  def __init__(self, parents: Sequence[grain.DatasetIterator], schedule: Schedule):
+    super().__init__(parents)
+    self._schedule, self._step = schedule, 0
+
+  def __next__(self) -> dict[str, Any]:
+    batch = next(self._parents[self._schedule[self._step][0]])
+    self._step += 1
+    return batch
+
+  def get_state(self) -> dict[str, Any]:
+    return {"step": self._step, "buckets": [parent.get_state() for parent in self._parents]}
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    self._step = state["step"]
+    for parent, mine in zip(self._parents, state["buckets"], strict=True):
+      parent.set_state(mine)
+
+
+def _check(window: Window, sources: Mapping[str, Source], shapes: Shapes) -> None:
+  """Holds to what can be known of the samples before the first is read."""
   sizes: dict[str, tuple[int, int]] = {}
   for folder, source in sources.items():
     for name, contents in source.contents.items():
       embodiment = window.embodiment(contents.embodiment)
-      sizes[f"{folder}/{name}"] = window.picture_size or embodiments.picture_size(embodiment, contents.cameras)
+      sizes[f"{folder}/{name}"] = shapes.picture(embodiment, contents)
       if missing := [camera for camera in embodiment.cameras if camera not in contents.cameras]:
         raise KairosError(
           f"source {name!r} lacks camera {missing[0]!r} of embodiment {embodiment.name!r}: it has "
@@ -139,37 +197,30 @@ def _check(window: Window, sources: Mapping[str, Source]) -> tuple[int, int]:
           )
         if dim > width:
           raise KairosError(f"{feature}_dim is {width}: source {name!r} has {dim}")
-      horizon = window.normalizers[embodiment.name].action.horizon
-      if horizon is not None and window.action_steps > horizon:
+      horizon, steps = window.normalizers[embodiment.name].action.horizon, max(shapes.lengths.values())
+      if horizon is not None and steps > horizon:
         raise KairosError(
-          f"action_steps is {window.action_steps}: embodiment {embodiment.name!r} is normalized per step of chunks of "
-          f"{horizon}, so a sample may be one chunk at most"
+          f"action_steps is {steps}: embodiment {embodiment.name!r} is normalized per step of chunks of {horizon}, "
+          f"so a sample may be one chunk at most"
         )
-  if len(set(sizes.values())) > 1:
-    raise KairosError(f"pictures differ in size between sources: {sizes}; a batch needs one, or a picture_size")
-  return next(iter(sizes.values()))
+  if shapes.size is None and len(set(sizes.values())) > 1:
+    raise KairosError(f"pictures differ in size between sources: {sizes}; a stage needs one, or a resolution")
 
 
 class _Endless:
-  """A source in a new order every epoch.
+  """Some records of a source in a new order every epoch, which is computed record by record."""
 
-  One order is in memory, 8 bytes a record. The shuffle of grain needs none, but takes 125 us a record of a small
-  source, a quarter of the time of a whole sample.
-  """
-
-  def __init__(self, source: Source, seed: int):
-    self._source = source
+  def __init__(self, source: Source, records: Records, seed: int):
+    self._source, self._records = source, records
     # The threads that read ahead may be in two epochs at once.
-    self._order = functools.lru_cache(maxsize=2)(
-      lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(source))
-    )
+    self._order = functools.lru_cache(maxsize=2)(lambda epoch: Permutation(len(records), seed, epoch))
 
   def __len__(self) -> int:
     return sys.maxsize
 
   def __getitem__(self, index: int) -> Record | None:
-    epoch, place = divmod(index, len(self._source))
-    return self._source[int(self._order(epoch)[place])]
+    epoch, place = divmod(index, len(self._records))
+    return self._source[int(self._records[self._order(epoch)[place]])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +236,7 @@ class _Sampler:
   """Makes the stage's sample at an index, of the record drawn for it; all chance comes from (seed, index)."""
 
   window: Window
-  samples: int
+  schedule: Schedule
   seed: int
   tokenize: Tokenize
   crop: str
@@ -196,7 +247,7 @@ class _Sampler:
     told, moment, wording = np.random.default_rng([self.seed, index]).random(3)
     instructions = (*([clip.instruction] if clip.instruction else []), *clip.paraphrases)
     instruction = instructions[int(wording * len(instructions))] if instructions else ""
-    instructed = told < linear(self.instruction_share, index, self.samples)
+    instructed = told < linear(self.instruction_share, self.schedule.moment(index))
     text = (instruction or clip.caption) if instructed else (clip.caption or instruction)
     return {
       **self.window.sample(clip, self._start(clip.frames, self.window.starts(clip), moment)),

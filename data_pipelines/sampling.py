@@ -13,7 +13,7 @@ from data_pipelines.normalize import EmbodimentNormalizer, Normalizer
 from data_pipelines.records import Clip
 
 Sample = dict[str, np.ndarray | np.generic]
-_ROUND = 1e-6  # of a sample: what rounding may take from a time that falls on a sample's own
+ROUND = 1e-6  # of a sample: what rounding may take from a time that falls on a sample's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Window:
   def starts(self, clip: Clip) -> int:
     """How many frames of a clip a sample can start at and still be filled; at least 1."""
     span = (self.frames - 1) * clip.video_fps / self.video_fps  # clip frames from the first to the last
-    return max(1, math.ceil(clip.frames - span - _ROUND))
+    return max(1, math.ceil(clip.frames - span - ROUND))
 
   def sample(self, clip: Clip, start: int) -> Sample:
     """The sample that begins with frame `start` of the clip.
@@ -88,7 +88,7 @@ class Window:
 
 def in_force(times: Float[np.ndarray, "n"], rate: float) -> Int[np.ndarray, "n"]:
   """Indices of the samples in force at `times` (s, from 0): the last that had begun, sample i beginning at i / rate."""
-  return (times * rate + _ROUND).astype(np.int64)
+  return (times * rate + ROUND).astype(np.int64)
 
 
 def _labels(

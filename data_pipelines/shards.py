@@ -1,4 +1,4 @@
-"""A dataset on disk: ArrayRecord shards of records, their statistics, and a manifest, `dataset.json`, written last.
+"""A dataset on disk: ArrayRecord shards, their statistics and index, and a manifest, `dataset.json`, written last.
 
 Many writers can work at once: each writes whole shards with partial statistics (`write_shard`), in any order, and one
 step at the end merges them (`finalize`). One writer alone calls `write_shards`.
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from data_pipelines import index as index_lib
 from data_pipelines import records, statistics
 from data_pipelines.contents import Contents
 from data_pipelines.records import Clip
@@ -45,6 +46,7 @@ def write_shard(clips: Iterable[Clip], folder: str | Path, number: int, horizon:
   parts.mkdir(parents=True, exist_ok=True)
   contents: dict[str, Contents] = {}
   features: dict[str, Features] = {}
+  index = index_lib.Builder()
   count = 0
   with files.replaced(parts / f"{number:05d}.array_record") as path:
     # One record a group: a random read decompresses that record alone.
@@ -53,6 +55,7 @@ def write_shard(clips: Iterable[Clip], folder: str | Path, number: int, horizon:
       for clip in clips:
         writer.write(records.encode(clip))
         count += 1
+        index.add(clip)
         seen = Contents.of_clip(clip)
         contents[clip.source] = contents[clip.source].merged(seen) if clip.source in contents else seen
         statistics.merge_into(features.setdefault(clip.source, {}), statistics.of_clip(clip, horizon))
@@ -60,6 +63,7 @@ def write_shard(clips: Iterable[Clip], folder: str | Path, number: int, horizon:
       writer.close()
     if not count:
       raise KairosError(f"shard {number} of {folder} has no clips: at least one is required")
+  index_lib.write(parts / f"{number:05d}.{index_lib.INDEX}", index.build())
   described = {"records": count, "contents": {name: entry.to_json() for name, entry in contents.items()}}
   _save_statistics(parts / f"{number:05d}.safetensors", {name: features[name] for name in contents}, described)
 
@@ -88,12 +92,14 @@ def finalize(
   contents: dict[str, Contents] = {}
   merged: dict[str, Features] = {}
   counts: list[int] = []
+  indices: list[index_lib.Index] = []
   numbers = range(shards) if isinstance(shards, int) else shards
   for number in numbers:
     if not (parts / f"{number:05d}.array_record").is_file():
       raise KairosError(f"dataset {name!r}: shard {number} of {len(numbers)} was not written")
     described, features = _load_statistics(parts / f"{number:05d}.safetensors")
     counts.append(described["records"])
+    indices.append(index_lib.read(parts / f"{number:05d}.{index_lib.INDEX}"))
     for source, values in described["contents"].items():
       entry = Contents.from_json(values)
       contents[source] = contents[source].merged(entry) if source in contents else entry
@@ -110,6 +116,7 @@ def finalize(
   for number, file in zip(numbers, names, strict=True):
     os.replace(parts / f"{number:05d}.array_record", folder / file)
   _save_statistics(folder / STATISTICS, merged, {"contents": {source: {} for source in merged}})
+  index_lib.write(folder / index_lib.INDEX, index_lib.concatenate(indices))
   manifest = {
     "version": records.VERSION,
     "name": name,

@@ -11,8 +11,10 @@ import numpy as np
 from absl import logging
 from array_record.python.array_record_module import ArrayRecordReader
 
+from data_pipelines import index as index_lib
 from data_pipelines import records
 from data_pipelines.contents import Contents, shape_of
+from data_pipelines.index import Index
 from data_pipelines.records import Clip
 from data_pipelines.shards import read_manifest, read_statistics
 from data_pipelines.statistics import Features
@@ -44,6 +46,9 @@ class Source(Protocol):
   @property
   def statistics(self) -> Mapping[str, Features]:
     """Of the states and actions of each `clip.source`, mergeable."""
+
+  def index(self) -> Index:
+    """What is known of every record without reading it; asked for by stages with filters or several buckets."""
 
 
 @dataclasses.dataclass
@@ -109,6 +114,12 @@ class ArrayRecordSource:
   @functools.cached_property
   def statistics(self) -> Mapping[str, Features]:
     return read_statistics(self._folder)
+
+  def index(self) -> Index:
+    index = index_lib.read(self._folder / index_lib.INDEX)
+    if len(index) != len(self):
+      raise KairosError(f"{self._folder / index_lib.INDEX} is of {len(index)} records, the dataset has {len(self)}")
+    return index
 
   def _check_clip(self, clip: Clip) -> None:
     if clip.source not in self.contents:

@@ -73,10 +73,12 @@ class KeptClips(Recordings):
     super().__init__(workspace.clip_reader(), workspace.cut)
     self._workspace, self._least, self._raw = workspace, least, self.parts
     self.parts = range(len(self._raw))
-    self._keep: dict[int, dict[str, Any]] = {}
+    self._keep: dict[int, dict[str, Any]] = {}  # by part and clip: what the clip's provenance takes from its decision
     for entry in decide.read(workspace):
       if entry["keep"]:
-        self._keep.setdefault(entry["part"], {})[entry["clip"]] = entry["taxonomy"]
+        scores = {d["operator"]: d["score"] for d in entry["decisions"] if d["score"] is not None}
+        noted = {"taxonomy": entry["taxonomy"], "scores": scores}
+        self._keep.setdefault(entry["part"], {})[entry["clip"]] = noted
 
   def clips(self, part: int, report: Report) -> Iterator[Clip]:
     """Those of one part; a caption that a judge finds too bad is counted as left out."""
@@ -96,7 +98,7 @@ class KeptClips(Recordings):
         clip,
         caption=noted.get("caption", clip.caption),
         instruction=noted.get("instruction", "") or clip.instruction,
-        provenance={**clip.provenance, "clip": clip_id, "taxonomy": kept[clip_id]},
+        provenance={**clip.provenance, "clip": clip_id, **kept[clip_id]},
       )
 
 

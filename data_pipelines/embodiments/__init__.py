@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from data_pipelines.embodiments.base import Embodiment, Quantity
-from data_pipelines.embodiments.compose import compose, picture_size
+from data_pipelines.embodiments.compose import compose, filled, picture_size
 from kairos_jax.errors import KairosError
 
-__all__ = ["NAMES", "Embodiment", "Quantity", "compose", "get", "picture", "picture_size"]
+__all__ = ["NAMES", "Embodiment", "Quantity", "compose", "filled", "get", "picture", "picture_size"]
 
 _FILES = (
   "agibot_g1",

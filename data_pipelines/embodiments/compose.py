@@ -62,6 +62,12 @@ def picture_size(embodiment: Embodiment, cameras: Mapping[str, tuple[int, int]])
   return height, width
 
 
+def filled(embodiment: Embodiment, cameras: Mapping[str, tuple[int, int]], size: tuple[int, int]) -> float:
+  """The share of a picture of this size that the cameras fill; the rest is black."""
+  boxes = _boxes(embodiment, *size, cameras[embodiment.cameras[0]])
+  return sum(rows * columns for _, _, rows, columns in boxes) / (size[0] * size[1])
+
+
 def _boxes(embodiment: Embodiment, height: int, width: int, first: tuple[int, int]) -> list[Box]:
   """Where each camera goes; an odd pixel goes to the right or to the bottom."""
   match embodiment.layout:

@@ -1,15 +1,15 @@
 """Arrays of an hdf5 file within bounds: no links out of it, no claim of size is believed, nothing is unpickled."""
 
 import contextlib
-import io
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines.sources.episode import Frames, LeftOut
+from data_pipelines.sources.images import decoded
 from data_pipelines.sources.options import needed
 
 MAX_BYTES = 2**28  # of an array of states, actions or times
@@ -109,7 +109,7 @@ def encoded_frames(group: Any, key: str) -> tuple[int, Frames]:
     for index in range(len(data)):
       value = data[index]
       content = value.tobytes() if isinstance(value, np.ndarray) else bytes(value)
-      yield np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+      yield decoded(content)
 
   return len(data), images()
 
@@ -121,4 +121,7 @@ def _dataset(group: Any, key: str, shape: Sequence[int | None]) -> Any:
   there = data.shape or ()
   if len(there) != len(shape) or any(want not in (None, size) for want, size in zip(shape, there, strict=True)):
     raise LeftOut("field of another shape", f"{key} is {list(there)}, {list(shape)} is required")
+  # A chunk is decompressed as a whole, whatever part of it is read: a file of a few kB can claim one of 4 GB.
+  if data.chunks and (claimed := math.prod(data.chunks) * data.dtype.itemsize) > MAX_BYTES:
+    raise LeftOut("field too large", f"{key} has chunks of {claimed} bytes")
   return data

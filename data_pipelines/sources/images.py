@@ -4,6 +4,7 @@ A caption is the text file of the same name beside it, or the "text" of its line
 imagefolder datasets have it. A camera's note of how it was held (EXIF) is followed.
 """
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,11 +64,27 @@ class ImageReader:
       )
 
 
+def decoded(content: bytes) -> np.ndarray:
+  """RGB of an encoded image that lies among other data.
+
+  Raises:
+    LeftOut: it claims more than `MAX_PIXELS`; it is not decoded then.
+  """
+  with _opened(io.BytesIO(content)) as image:
+    return np.asarray(image.convert("RGB"))
+
+
+def _opened(file: Path | io.BytesIO) -> Image.Image:
+  """The image, of which only the header was read."""
+  image = Image.open(file)
+  if image.width * image.height > MAX_PIXELS:
+    raise LeftOut("frames too large", f"{image.width} x {image.height}")
+  return image
+
+
 def _read(path: Path) -> np.ndarray:
-  """Upright RGB, of black where it is transparent; nothing is decoded before its size is known."""
-  with Image.open(path) as image:
-    if image.width * image.height > MAX_PIXELS:
-      raise LeftOut("frames too large", f"{image.width} x {image.height}")
+  """Upright RGB, of black where it is transparent."""
+  with _opened(path) as image:
     upright = ImageOps.exif_transpose(image)
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
       upright = upright.convert("RGBA")

@@ -4,7 +4,6 @@ Rows and frames of an episode are found by its index and, where many episodes sh
 begins. States and actions are taken to be in the embodiment's units, because the format does not name units.
 """
 
-import io
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
-from PIL import Image
 
 from data_pipelines import embodiments
 from data_pipelines.embodiments import Embodiment
 from data_pipelines.sources import video
 from data_pipelines.sources.episode import Episode, Frames, LeftOut, Origin, Span, batched, lost, no_labels
+from data_pipelines.sources.images import decoded
 from data_pipelines.sources.lerobot_meta import ACTIONS, STATES, Entry, Meta, read_meta, read_rows
 from data_pipelines.sources.options import Options, inside, needed
 from kairos_jax.errors import KairosError
@@ -138,7 +137,7 @@ def _stills(column: Any) -> Frames:
     data = value["bytes"].as_py()
     if data is None:
       raise LeftOut("image not in the rows", f"it is the file {value['path'].as_py()}")
-    yield np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    yield decoded(data)
 
 
 def _spans(tasks: np.ndarray, texts: Any) -> list[Span]:

@@ -13,6 +13,7 @@ from kairos_jax.errors import KairosError
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 STATES, ACTIONS = ("observation.state", "state"), ("action", "actions")
 MAX_TABLE = 2**31  # bytes of the columns of one parquet file, decompressed
+_BATCH = 65_536  # rows
 _FIELD = re.compile(r"\{(\w+)(?::0(\d)d)?\}")
 
 
@@ -82,23 +83,35 @@ def read_meta(root: Path) -> Meta:
     raise KairosError(f"{root} is not a LeRobot dataset: {type(error).__name__} {error}".partition("\n")[0]) from error
 
 
-def read_rows(pq: Any, path: Path, columns: list[str]) -> Any:
-  """The columns of a parquet file, if they are not too large.
+def read_rows(pq: Any, path: Path, columns: list[str] | None = None) -> Any:
+  """The columns of a parquet file, or all, if they are not too large.
+
+  What a file claims bounds nothing: one value of its dictionary, repeated a billion times, takes a few bytes in it. So
+  rows are read in batches that cannot be large, because no value is larger than what its column claims.
 
   Raises:
     KairosError: they are.
   """
   with pq.ParquetFile(path) as file:
-    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-    size = sum(
-      group.column(j).total_uncompressed_size
-      for group in groups
-      for j in range(group.num_columns)
-      if group.column(j).path_in_schema.split(".")[0] in columns or group.column(j).path_in_schema in columns
-    )
-    if size > MAX_TABLE:
-      raise KairosError(f"{path} claims {size} bytes of rows: at most {MAX_TABLE}")
-    return file.read(columns=columns)
+    empty = file.read_row_groups([], columns=columns)
+    claimed, value = 0, 1  # bytes of all, and of the largest value there can be
+    for i in range(file.metadata.num_row_groups):
+      group = file.metadata.row_group(i)
+      for column in map(group.column, range(group.num_columns)):
+        if columns is not None and not {column.path_in_schema, column.path_in_schema.split(".")[0]} & {*columns}:
+          continue
+        free = column.physical_type == "BYTE_ARRAY"
+        claimed += column.total_uncompressed_size if free else 8 * column.num_values
+        value = max(value, column.total_uncompressed_size if free else 1)
+    if claimed > MAX_TABLE:
+      raise KairosError(f"{path} claims {claimed} bytes of rows: at most {MAX_TABLE}")
+    batches, read = [], 0
+    for batch in file.iter_batches(max(1, min(_BATCH, MAX_TABLE // value)), columns=columns):
+      read += batch.nbytes
+      if read > MAX_TABLE:
+        raise KairosError(f"{path} claims {claimed} bytes of rows and holds more than {read}: at most {MAX_TABLE}")
+      batches.append(batch)
+    return type(empty).from_batches(batches, empty.schema)
 
 
 def _entries_v2(root: Path, info: Mapping[str, Any]) -> Iterator[Entry]:
@@ -133,7 +146,7 @@ def _entries_v3(pq: Any, root: Path, info: Mapping[str, Any]) -> Iterator[Entry]
 
 def _tasks_v3(pq: Any, root: Path) -> dict[int, str]:
   """The text is the index of a pandas frame: its column has the index's name, or none of its own."""
-  table = pq.read_table(root / "meta/tasks.parquet").to_pydict()
+  table = read_rows(pq, root / "meta/tasks.parquet").to_pydict()
   texts = next(values for name, values in table.items() if name != "task_index")
   return dict(zip(table["task_index"], texts, strict=True))
 

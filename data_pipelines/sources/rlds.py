@@ -5,7 +5,6 @@ rates nor units: `_DATASETS` says them for the datasets that are known, `Options
 """
 
 import dataclasses
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
-from PIL import Image
 
 from data_pipelines.embodiments import Embodiment
 from data_pipelines.sources import tfrecord
 from data_pipelines.sources.episode import Episode, Frames, LeftOut, Origin, Span, no_labels
+from data_pipelines.sources.images import decoded
 from data_pipelines.sources.options import Options, needed
 from kairos_jax.errors import KairosError
 
@@ -233,7 +232,7 @@ def _pictures(values: Any) -> Frames:
   """One a step; decoded when it is asked for."""
   for value in values:
     if isinstance(value, bytes):
-      yield np.asarray(Image.open(io.BytesIO(value)).convert("RGB"))
+      yield decoded(value)
     else:
       yield np.asarray(value, np.uint8)
 

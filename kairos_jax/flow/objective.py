@@ -121,6 +121,8 @@ class Objective:
     """Draws tasks, observed frames, noise levels and noise for latents of this shape, [B F h w C]."""
     keys = dict(zip(("task", "num_observed", "sigma", "noise", "action"), jax.random.split(key, 5), strict=True))
     observed, text, length = self._draw_tasks(keys["task"], num_latents(self.codec, batch["length"]))
+    if not self.config.action_horizon:  # A task that observes frames is, on a single one, that task without them.
+      observed &= length > 1
     most = jnp.clip(length - 1, 1, self.config.max_observed)
     num_observed = jnp.where(observed, jax.random.randint(keys["num_observed"], length.shape, 1, most + 1), 0)
     tokens_per_frame = self.model.config.video.tokens_per_frame(*shape[2:4])

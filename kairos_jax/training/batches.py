@@ -37,4 +37,4 @@ def to_devices(batch: Mapping[str, Any], mesh: Mesh, parts: int) -> Batch:
 
 def microbatches(batch: PyTree[Array], parts: int) -> PyTree[Array]:
   """[B, ...] -> [parts, B / parts, ...], interleaved so that each device of a sharded batch keeps its own rows."""
-  return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+  return jax.tree.map(lambda x: x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch)

@@ -1,7 +1,7 @@
 """What a stage begins with: the codec of the run, the towers and the encoder, made or taken from a start."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import UInt8
 
 from data_pipelines import embodiments
+from data_pipelines.contents import Contents
+from data_pipelines.curriculum.buckets import Resolution, Shapes
 from data_pipelines.records import Clip
 from data_pipelines.source import Source
 from kairos_jax import console, files
@@ -58,16 +60,24 @@ def grow(
 
 
 def codec_params(
-  codec: VideoCodec, weights: str | None, path: Path, sources: Mapping[str, Source], seed: int
+  codec: VideoCodec,
+  weights: str | None,
+  path: Path,
+  sources: Mapping[str, Source],
+  seed: int,
+  resolution: Resolution | None = None,
 ) -> Params:
-  """The codec's parameters: of a released weight file, or fitted once in a run to the first clips of every source."""
+  """The codec's parameters: of a released weight file, or fitted once in a run to the first clips of every source.
+
+  Pictures are fitted as a stage of this resolution sees them; of several sizes, those of the first clip's.
+  """
   if process.is_first() and not path.exists() and weights:
     _write_codec(path, codec_weights.load(codec, weights))
   if process.is_first() and not path.exists():
     records = itertools.chain.from_iterable(
       (source[i] for i in range(min(CODEC_CLIPS, len(source)))) for source in sources.values()
     )
-    pictures = (_picture(record.clip) for record in records if record is not None)
+    pictures = _alike(_picture(record.clip, resolution) for record in records if record is not None)
     whole = (video[: num_frames(codec, num_latents(codec, len(video)))] for video in pictures)
     with console.progress("codec", total=1.0) as bar:
       fitted = codec.fit(whole, seed, bar.update)
@@ -95,12 +105,23 @@ def _write_codec(path: Path, params: Params) -> None:
   files.write_safetensors(path, flatten_dict(jax.device_get(params), sep="/"))
 
 
-def _picture(clip: Clip) -> UInt8[np.ndarray, "T H W 3"]:
+def _picture(clip: Clip, resolution: Resolution | None) -> UInt8[np.ndarray, "T H W 3"]:
   """The clip as the model sees it: its cameras in one picture."""
-  return embodiments.picture(clip.embodiment, clip.cameras)
+  embodiment = embodiments.get(clip.embodiment)
+  size = Shapes({1: 0}, resolution).picture(embodiment, Contents.of_clip(clip))
+  return embodiments.compose(embodiment, clip.cameras, size)
 
 
-def picture_size(source: Source) -> tuple[int, int]:
-  """Height and width of a source's pictures, pixels."""
+def _alike(videos: Iterable[UInt8[np.ndarray, "_ H W 3"]]) -> Iterator[UInt8[np.ndarray, "_ H W 3"]]:
+  """Those whose pictures have the size of the first's."""
+  size: tuple[int, ...] | None = None
+  for video in videos:
+    size = size or video.shape[1:]
+    if video.shape[1:] == size:
+      yield video
+
+
+def picture_size(source: Source, resolution: Resolution | None) -> tuple[int, int]:
+  """Height and width of a source's pictures, pixels, as a stage of this resolution sees them."""
   contents = next(iter(source.contents.values()))
-  return embodiments.picture_size(embodiments.get(contents.embodiment), contents.cameras)
+  return Shapes({1: 0}, resolution).picture(embodiments.get(contents.embodiment), contents)

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
 
-from data_pipelines.curriculum import Mixture
+from data_pipelines.curriculum.buckets import Resolution
+from data_pipelines.curriculum.schedule import Mixture
 from kairos_jax import assembly
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import ObjectiveConfig
@@ -142,7 +143,9 @@ class StageConfig:
   Attributes:
     share: of the run's steps.
     actions: whether the action tower trains too.
-    mixture, crop, instruction_share: see `data_pipelines.loader.make_loader`.
+    mixture, crop, instruction_share, filters: see `data_pipelines.loader.make_loader`.
+    frames: lengths of samples, each a shape that is compiled; empty is `data.frames` alone, the longest allowed.
+    resolution, image_share: see `curriculum.buckets.Shapes`; None leaves each source's pictures as they are.
     tasks, max_observed: see `ObjectiveConfig`.
     objective: ours, or that of the reference's training code, see `flow.official`, which reads of these and of `train`
       no more than the tasks.
@@ -162,6 +165,10 @@ class StageConfig:
   frozen: tuple[str, ...] = ()
   lora: LoraConfig | None = None
   objective: Literal["kairos", "official_video"] = "kairos"
+  frames: tuple[Count, ...] = ()
+  resolution: Resolution | None = None
+  image_share: Share = 0.0
+  filters: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,10 +239,7 @@ def parse_run(config: ConfigDict) -> RunConfig:
     values["stages"] = {name: _with_optimizer(stage, shared) for name, stage in stages.items()}
   run = parse(RunConfig, values, "")
   _check_names(run)
-  codec = assembly.make_codec(run.codec)
-  if num_frames(codec, num_latents(codec, run.data.frames)) != run.data.frames or run.data.frames < codec.first_frames:
-    allowed = f"{codec.first_frames} + a multiple of {codec.time_stride}, whole latents of the codec"
-    raise KairosError(f"config key data.frames is {run.data.frames}; allowed: {allowed}")
+  _check_frames(run)
   for name in run.order:
     _check_stage(run, name, run.stages[name])
   if run.validation:
@@ -328,6 +332,22 @@ def _check_names(run: RunConfig) -> None:
       if unknown := [source for source in weights if source not in run.data.sources]:
         allowed = ", ".join(run.data.sources)
         raise KairosError(f"config key stages.{name}.mixture.{end} names {unknown[0]!r}; allowed: {allowed}")
+
+
+def _check_frames(run: RunConfig) -> None:
+  """That samples of every length are whole latents, and none is longer than `data.frames`."""
+  codec = assembly.make_codec(run.codec)
+  lengths = [("data.frames", run.data.frames)]
+  lengths += [(f"stages.{name}.frames", frames) for name in run.order for frames in run.stages[name].frames]
+  for key, frames in lengths:
+    if num_frames(codec, num_latents(codec, frames)) != frames or not codec.first_frames <= frames <= run.data.frames:
+      allowed = f"{codec.first_frames} + a multiple of {codec.time_stride}, whole latents of the codec"
+      raise KairosError(f"config key {key} is {frames}; allowed: {allowed}, at most data.frames {run.data.frames}")
+  for name in run.order:
+    if run.stages[name].image_share and run.stages[name].actions:
+      raise refused(f"stages.{name}.image_share", run.stages[name].image_share, "0 where actions train")
+    if run.stages[name].image_share and codec.first_frames > 1:
+      raise refused(f"stages.{name}.image_share", run.stages[name].image_share, "0 with a codec that takes no image")
 
 
 def _check_stage(run: RunConfig, name: str, stage: StageConfig) -> None:

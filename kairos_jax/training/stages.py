@@ -9,7 +9,8 @@ import jax
 from absl import logging
 from jax.sharding import Mesh
 
-from data_pipelines.curriculum import Mixture
+from data_pipelines.curriculum.buckets import Shapes
+from data_pipelines.curriculum.schedule import Mixture
 from data_pipelines.held_out import hold_out
 from data_pipelines.loader import make_loader
 from data_pipelines.normalize import EmbodimentNormalizer, make_normalizers
@@ -28,7 +29,7 @@ from kairos_jax.training import start as start_lib
 from kairos_jax.training.checkpoint import load_params
 from kairos_jax.training.loop import train
 from kairos_jax.training.parts import Params
-from kairos_jax.training.run_config import RunConfig, model_config, objective_config, stage_steps
+from kairos_jax.training.run_config import RunConfig, StageConfig, model_config, objective_config, stage_steps
 from kairos_jax.training.step import LossFn
 from kairos_jax.training.validation import Validation, held_out_losses
 
@@ -65,7 +66,10 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
   if process.is_first() and not codec_path.exists() and "codec" in start:
     parts.take_codec(codec, start, codec_path, str(config.init_from), config.codec.get("weights"))
   codec_seed = seeds.derive(config.seed, "codec")
-  params: Params = {"codec": parts.codec_params(codec, config.codec.get("weights"), codec_path, sources, codec_seed)}
+  resolution = config.stages[config.order[-1]].resolution
+  params: Params = {
+    "codec": parts.codec_params(codec, config.codec.get("weights"), codec_path, sources, codec_seed, resolution)
+  }
   best = None
   for name in config.order:
     params, best = _run_stage(this, name, params, start)
@@ -78,9 +82,9 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
   return workdir / "model"
 
 
-def action_steps(config: RunConfig, normalizers: Mapping[str, EmbodimentNormalizer]) -> int:
+def action_steps(config: RunConfig, normalizers: Mapping[str, EmbodimentNormalizer], frames: int) -> int:
   """Actions of a sample: enough for a whole chunk after its last frame, at the fastest robot's rate."""
-  seconds = (config.data.frames - 1) / config.data.video_fps
+  seconds = (frames - 1) / config.data.video_fps
   fastest = max((normalizer.embodiment.control_hz for normalizer in normalizers.values()), default=0.0)
   return round(seconds * fastest) + config.data.action_horizon
 
@@ -114,9 +118,13 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
     steps=steps,
     crop=stage.crop,
     instruction_share=stage.instruction_share,
+    filters=stage.filters,
+    shapes=_shapes(this, stage, stage.frames or (config.data.frames,), stage.image_share),
     **_samples(this),
   )
-  validation = _validation(this, objective, mesh) if config.validation and name in config.validation.stages else None
+  validation = None
+  if config.validation and name in config.validation.stages:
+    validation = _validation(this, stage, objective, mesh)
   adapters_key = jax.random.key(seeds.derive(config.seed, "stage", name, "adapters"))
   trained, frozen = adapted.split(params, stage, adapters_key)
   trained = train(
@@ -140,23 +148,27 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   return adapted.whole(trained, frozen, stage) | bridge, best
 
 
+def _shapes(this: _Run, stage: StageConfig, frames: tuple[int, ...], image_share: float) -> Shapes:
+  """The shapes of a stage's batches."""
+  steps = {length: action_steps(this.config, this.normalizers, length) for length in frames}
+  return Shapes(steps, stage.resolution, image_share)
+
+
 def _samples(this: _Run) -> dict[str, Any]:
   """Arguments of the loader that training and validation share."""
   config, robot = this.config, model_config(this.config, with_actions=True).action or ActionConfig()
   return dict(
-    frames=config.data.frames,
     video_fps=config.data.video_fps,
     tokenize=lambda text: jax.tree.map(lambda x: x[0], this.encoder.tokenize([text])),
     state_dim=robot.state_dim,
     action_dim=robot.action_dim,
-    action_steps=action_steps(config, this.normalizers),
     normalizers=this.normalizers,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
 
 
-def _validation(this: _Run, objective: Objective, mesh: Mesh) -> Validation:
+def _validation(this: _Run, stage: StageConfig, objective: Objective, mesh: Mesh) -> Validation:
   """The losses on all held-out clips, each from its first frame on and told by its instruction.
 
   Another of them takes the place of a clip that cannot be read.
@@ -171,6 +183,7 @@ def _validation(this: _Run, objective: Objective, mesh: Mesh) -> Validation:
     steps=1,
     crop="start",
     instruction_share=(1.0, 1.0),
+    shapes=_shapes(this, stage, (config.data.frames,), 0.0),
     **_samples(this),
   )
   losses = held_out_losses(
@@ -193,7 +206,7 @@ def _save(this: _Run, folder: Path, params: Params) -> None:
     codec=this.codec,
     params=jax.device_get(params),
     video_fps=config.data.video_fps,
-    frame_size=parts.picture_size(next(iter(this.sources.values()))),
+    frame_size=parts.picture_size(next(iter(this.sources.values())), config.stages[config.order[-1]].resolution),
     clip_frames=config.data.frames,
     action_horizon=config.data.action_horizon,
     embodiments=dict(this.normalizers),

@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from data_pipelines.curriculum import Mixture
+from data_pipelines.curriculum.buckets import Shapes
+from data_pipelines.curriculum.schedule import Mixture
 from data_pipelines.held_out import hold_out
 from data_pipelines.loader import make_loader
 from data_pipelines.shards import read_manifest
@@ -19,7 +20,7 @@ def ids_of(sources, batches, batch_size):
     sources,
     mixture,
     batch_size=batch_size,
-    frames=9,
+    shapes=Shapes({9: 4}),
     video_fps=10.0,
     seed=3,
     tokenize=lambda text: 0,
@@ -28,7 +29,6 @@ def ids_of(sources, batches, batch_size):
     instruction_share=(1.0, 1.0),
     state_dim=3,
     action_dim=3,
-    action_steps=4,
     normalizers={"slide_arm": identity(make_embodiment())},
   )
   return [str(name) for batch in itertools.islice(loader, batches) for name in batch["id"]]

@@ -8,7 +8,8 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from data_pipelines import embodiments, records
-from data_pipelines.curriculum import Mixture
+from data_pipelines.curriculum.buckets import Shapes
+from data_pipelines.curriculum.schedule import Mixture
 from data_pipelines.loader import make_loader
 from data_pipelines.normalize import EmbodimentNormalizer, Normalizer
 from data_pipelines.shards import read_manifest, write_shards
@@ -27,10 +28,10 @@ def text(tokens):
   return bytes(tokens.astype(np.uint8)).decode().strip()
 
 
-def loader(datasets, mixture=EVEN, report=None, **changes):
+def loader(datasets, mixture=EVEN, report=None, frames=5, action_steps=4, size=None, **changes):
   options = dict(
     batch_size=4,
-    frames=5,
+    shapes=Shapes({frames: action_steps}, size),
     video_fps=10.0,
     seed=0,
     tokenize=tokenize,
@@ -39,7 +40,6 @@ def loader(datasets, mixture=EVEN, report=None, **changes):
     instruction_share=(0.0, 1.0),
     state_dim=3,
     action_dim=3,
-    action_steps=4,
     normalizers={"slide_arm": identity(make_embodiment())},
   )
   return make_loader(open_sources(datasets, report), mixture, **{**options, **changes})
@@ -281,7 +281,7 @@ def robots(tmp_path):
     body.name: EmbodimentNormalizer.from_statistics(body, sources[body.name].statistics[body.name]) for body in bodies
   }
   mixture = Mixture(dict.fromkeys(folders, 1), dict.fromkeys(folders, 1))
-  wide = dict(state_dim=7, action_dim=6, action_steps=8, picture_size=(12, 18), frames=6)
+  wide = dict(state_dim=7, action_dim=6, action_steps=8, size=(12, 18), frames=6)
   return folders, functools.partial(loader, folders, mixture, normalizers=normalizers, **wide), normalizers
 
 
@@ -381,7 +381,8 @@ def test_what_cannot_be_loaded(datasets, tmp_path):
   for words, build in {
     "unknown sources": functools.partial(loader, datasets, Mixture({"moon": 1}, {"moon": 1})),
     "process_index 2": functools.partial(loader, datasets, process_index=2, process_count=2),
-    "must be at least 1": functools.partial(loader, datasets, frames=0),
+    "must be at least 1": functools.partial(loader, datasets, steps=0),
+    "frames and action_steps": functools.partial(loader, datasets, frames=0),
     "video_fps is nan": functools.partial(loader, datasets, video_fps=float("nan")),
     "unknown crop": functools.partial(loader, datasets, crop="middle"),
     "pictures differ in size": functools.partial(loader, {**datasets, "hand": tmp_path / "large"}),

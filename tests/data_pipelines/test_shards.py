@@ -23,7 +23,7 @@ def listing(folder):
 def test_shards_and_manifest(tmp_path):
   files = shards.write_shards((make_clip(i) for i in range(10)), tmp_path, "toy", 4, {"seed": 1})
   assert files == [f"toy-{i:05d}-of-00003.array_record" for i in range(3)]
-  assert listing(tmp_path) == ["dataset.json", "statistics.safetensors", *files]
+  assert listing(tmp_path) == ["dataset.json", "index.safetensors", "statistics.safetensors", *files]
   manifest = shards.read_manifest(tmp_path)
   assert manifest["version"] == 2
   assert [shard["records"] for shard in manifest["shards"]] == [4, 4, 2]
@@ -38,7 +38,7 @@ def test_shards_and_manifest(tmp_path):
 def test_a_smaller_dataset_leaves_nothing_of_a_larger_one(tmp_path):
   shards.write_shards((make_clip(i) for i in range(10)), tmp_path, "toy", 4)
   files = shards.write_shards((make_clip(i) for i in range(3)), tmp_path, "toy", 4)
-  assert listing(tmp_path) == ["dataset.json", "statistics.safetensors", *files]
+  assert listing(tmp_path) == ["dataset.json", "index.safetensors", "statistics.safetensors", *files]
 
 
 def test_statistics_are_over_labeled_entries_of_each_source(tmp_path):

@@ -181,6 +181,26 @@ def test_an_operator_that_fails_rejects_its_clip_with_the_reason(raw, tmp_path, 
   assert entry["decisions"][0]["reason"] == "ValueError: odd"
 
 
+@pytest.mark.parametrize("after", [0, 4, 9])
+def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(done, raw, tmp_path, monkeypatch, after):
+  workspace = begin(tmp_path / "work", raw)
+  append, written = Ledger.append, []
+
+  def full(self, entry):
+    if len(written) >= after:
+      raise OSError(28, "No space left on device")
+    written.append(entry)
+    append(self, entry)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Ledger, "append", full)
+    with pytest.raises(OSError, match="No space left"):
+      list(ingest.ingest(workspace))
+  list(ingest.ingest(workspace))
+  for part in range(10):
+    assert workspace.shots(part) == done[0].shots(part)
+
+
 _PACK = """
 import sys
 from data_pipelines.curation import pack

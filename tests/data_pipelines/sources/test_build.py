@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from data_pipelines import embodiments, shards
-from data_pipelines.curriculum import Mixture
+from data_pipelines.curriculum.buckets import Shapes
+from data_pipelines.curriculum.schedule import Mixture
 from data_pipelines.loader import make_loader
 from data_pipelines.normalize import make_normalizers
 from data_pipelines.source import ArrayRecordSource
@@ -196,7 +197,7 @@ def test_the_loader_reads_what_was_imported(tmp_path):
     sources,
     Mixture({"toy": 1.0}, {"toy": 1.0}),
     batch_size=4,
-    frames=5,
+    shapes=Shapes({5: 5}),
     video_fps=10.0,
     seed=0,
     tokenize=lambda text: np.zeros(1),
@@ -205,7 +206,6 @@ def test_the_loader_reads_what_was_imported(tmp_path):
     instruction_share=(1.0, 1.0),
     state_dim=3,
     action_dim=3,
-    action_steps=5,
     normalizers=make_normalizers(sources),
   )
   batch = next(loader)
