@@ -3,7 +3,7 @@
 import json
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +86,29 @@ def read(stored: Stored) -> np.ndarray:
   return values.reshape(stored.shape)
 
 
-def header(tensors: dict[str, tuple[np.dtype, tuple[int, ...]]]) -> tuple[bytes, dict[str, int]]:
+class Tensors(Mapping[str, np.ndarray]):
+  """The tensors of files by name, each read when it is asked for."""
+
+  def __init__(self, found: Mapping[str, Stored]):
+    self.found = found
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    return read(self.found[name])
+
+  def row(self, name: str, row: int) -> np.ndarray:
+    """One entry of the first axis."""
+    whole = self.found[name]
+    size = whole.dtype.itemsize * math.prod(whole.shape[1:])
+    return read(whole._replace(shape=whole.shape[1:], offset=whole.offset + row * size))
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self.found)
+
+  def __len__(self) -> int:
+    return len(self.found)
+
+
+def header(tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> tuple[bytes, dict[str, int]]:
   """The beginning of a file of these tensors, one after the other, and the byte at which each of them starts.
 
   The first starts at a multiple of 64 bytes, so that a program may use the file's own pages as arrays.
@@ -94,7 +116,8 @@ def header(tensors: dict[str, tuple[np.dtype, tuple[int, ...]]]) -> tuple[bytes,
   Raises:
     KairosError: a tensor's type has no place in the format; it is named.
   """
-  table, offsets, end = {}, {}, 0
+  table: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # which some of the format's readers ask for
+  offsets, end = {}, 0
   for name, (dtype, shape) in tensors.items():
     if dtype not in _NAMES:
       raise KairosError(f"tensor {name!r} is {dtype}; safetensors holds {', '.join(_NAMES.values())}")

@@ -65,23 +65,32 @@ def load(name: str, folder: str | Path, *, dtype: str = "bfloat16") -> SavedMode
       line names the file, the tensor, and both shapes.
   """
   model = find(name)
+  files = locate(model, folder)
+  saved = outline(model, files, dtype)
+  params = {
+    **load_towers(model, files.towers, dtype),
+    "bridge": saved.encoder.init(jax.random.key(0)),
+    "codec": jax.tree.map(jnp.asarray, codec_weights.load(model.codec, files.codec)),
+  }
+  return dataclasses.replace(saved, params=params)
+
+
+def outline(model: Released, files: Files, dtype: str) -> SavedModel:
+  """The model without its parameters; raises as `load` does."""
   if dtype not in BYTES:
     raise KairosError(f"dtype is {dtype!r}; allowed: {', '.join(BYTES)}")
-  files = locate(model, folder)
   config = model.computing_in(dtype)
   encoder = assembly.make_encoder(dict(kind="qwen", folder=str(files.encoder), dtype=dtype))
   if encoder.text_dim != config.video.text_dim:
-    raise KairosError(f"{files.encoder} gives {encoder.text_dim} numbers a token; {name} reads {config.video.text_dim}")
+    raise KairosError(
+      f"{files.encoder} gives {encoder.text_dim} numbers a token; {model.name} reads {config.video.text_dim}"
+    )
   robot, sampling = model.config.robot, model.config.sampling
   return SavedModel(
     model_config=config,
     codec=model.codec,
     encoder=encoder,
-    params={
-      **load_towers(model, files.towers, dtype),
-      "bridge": encoder.init(jax.random.key(0)),
-      "codec": jax.tree.map(jnp.asarray, codec_weights.load(model.codec, files.codec)),
-    },
+    params={},
     video_fps=sampling.fps,
     frame_size=(sampling.height, sampling.width),
     clip_frames=sampling.frames,

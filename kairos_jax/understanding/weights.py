@@ -1,13 +1,13 @@
 """Weights of a Hugging Face folder: sharded safetensors with their index, older and newer names, AWQ int4."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from kairos_jax import shards
 from kairos_jax.errors import KairosError
@@ -48,6 +48,19 @@ def load(folder: str | Path, config: ModelConfig, values: Mapping[str, Any], dty
   for half, members in groups.items():
     params[half]["groups"] = tuple(unflatten_dict(x) for x in members)
   return params
+
+
+def stream(
+  folder: str | Path, config: ModelConfig, values: Mapping[str, Any], dtype: str
+) -> Iterator[tuple[str, np.dtype, tuple[int, ...], Iterator[np.ndarray]]]:
+  """What `load` gives with layers stacked, in the order of the names: name, type, shape, and the layers' values."""
+  files, table = _Folder(Path(folder), awq.read_quantization(values)), places(config)
+  files.check_names({name: place.shape for place in table.values() for name in place.names}, config)
+  wanted = flatten_dict(shapes(config, dtype))
+  for path in sorted(wanted, key="/".join):
+    place = table[path]
+    pieces = (np.ascontiguousarray(files.tensor(name, place), DTYPES[dtype]) for name in place.names)
+    yield "/".join(path), DTYPES[dtype], wanted[path].shape, pieces
 
 
 def shapes(config: ModelConfig, dtype: str) -> Params:
