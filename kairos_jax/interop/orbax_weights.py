@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from kairos_jax import files
 from kairos_jax.errors import KairosError
 from kairos_jax.interop.stream_writer import BUFFER, Slot, partial_of
 
@@ -59,6 +60,7 @@ class OrbaxWriter:
 
   def __init__(self, path: Path, slots: Mapping[str, Slot], resume: bool):
     self._path, self._slots, self._partial = path, slots, partial_of(path)
+    self._synced: set[Path] = set()
     if not resume:
       shutil.rmtree(self._partial, ignore_errors=True)
       # Orbax writes the tree, of numbers in the place of the arrays, which are then put in theirs.
@@ -81,7 +83,12 @@ class OrbaxWriter:
       target[start : start + len(piece)].write(piece).result()
 
   def sync(self) -> None:
-    """Each write is on the disk when it returns: OCDBT syncs its files before it names them."""
+    """Files of data are never changed once they are written."""
+    for path in self._partial.rglob("*"):
+      if path not in self._synced:
+        files.sync(path)
+        if path.parent.name == "d":
+          self._synced.add(path)
 
   def finish(self) -> None:
     os.replace(self._partial, self._path)
@@ -89,7 +96,8 @@ class OrbaxWriter:
 
 def _open(path: Path, name: str, slot: Slot | None = None) -> Any:
   """An array of the checkpoint, made anew where `slot` says what it is."""
-  base = {"driver": "file", "path": f"{path.absolute()}/"}
+  # A commit for each chunk: they are brought to the disk together, by `sync`.
+  base = {"driver": "file", "path": f"{path.absolute()}/", "file_io_sync": False}
   spec: dict[str, Any] = {
     "driver": "zarr",
     "kvstore": {"driver": "ocdbt", "base": base, "path": name.replace("/", ".") + "/"},

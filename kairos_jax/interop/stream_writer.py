@@ -37,7 +37,7 @@ class Writer(Protocol):
     """Returns once everything that was written is on the disk."""
 
   def finish(self) -> None:
-    """Gives the output its name."""
+    """Gives the output its name, after `sync`."""
 
 
 class StreamWriter:
@@ -66,7 +66,6 @@ class StreamWriter:
     os.fdatasync(self._file.fileno())
 
   def finish(self) -> None:
-    self.sync()
     self._file.close()
     os.replace(self._partial, self._path)
 

@@ -202,6 +202,7 @@ def _write_codec(codec: Any, given: Saved, file: Path, known: Mapping[str, Any])
     slot = slots[names[name]]
     writer.write(names[name], values)
     done[names[name]] = _entry(values, slot.dtype)
+  writer.sync()
   writer.finish()
   return done
 

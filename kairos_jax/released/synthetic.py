@@ -38,6 +38,7 @@ def _write(file: Path, slots: dict[str, Slot], on_piece: Callable[[int], None]) 
     values = draw(name, slot.shape, slot.dtype)
     writer.write(name, values)
     on_piece(values.nbytes)
+  writer.sync()
   writer.finish()
 
 

@@ -147,6 +147,11 @@ def _normalizer(embodiment: str, statistics: Path | None) -> EmbodimentNormalize
   robot = embodiments.get(embodiment)
   if statistics is not None:
     return dataset_stats.read(statistics).normalizer(robot)
+  return plain_normalizer(robot)
+
+
+def plain_normalizer(robot: embodiments.Embodiment) -> EmbodimentNormalizer:
+  """One that leaves the robot's numbers as they are."""
   plain = lambda n: Normalizer("none", np.zeros(n, np.float32), np.ones(n, np.float32))  # noqa: E731
   return EmbodimentNormalizer(robot, plain(len(robot.state)), plain(len(robot.action)))
 

@@ -43,7 +43,7 @@ def official_tensors(folder):
   return shards.Tensors(shards.list_tensors(weights.locate(catalog.find(WAM), folder).towers))
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "orbax"])
+@pytest.mark.parametrize("kind", ["safetensors", pytest.param("orbax", marks=pytest.mark.slow)])
 def test_there_and_back_is_the_same_to_the_bit(folder, tmp_path, kind, capsys):
   convert(f"--weights={folder}", f"--out={tmp_path / 'ours'}", f"--format={kind}")
   convert(f"--from={tmp_path / 'ours'}", f"--out={tmp_path / 'back'}")
@@ -79,9 +79,9 @@ class Killed(BaseException):
   pass
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "orbax"])
+@pytest.mark.parametrize("kind", ["safetensors", pytest.param("orbax", marks=pytest.mark.slow)])
 def test_a_conversion_that_was_killed_goes_on(folder, tmp_path, kind, monkeypatch, capsys):
-  monkeypatch.setattr(stream_writer, "_SYNC_EVERY", 1000)
+  monkeypatch.setattr(stream_writer, "_SYNC_EVERY", 10_000)
   add, count = stream_writer.Journal.add, [0]
 
   def killed(self, *args):
