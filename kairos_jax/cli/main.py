@@ -36,6 +36,7 @@ COMMANDS = {
   "evaluate": Command("kairos_jax.cli.evaluate", "success of a trained model in closed loop, beside its baselines"),
   "serve": Command("kairos_jax.cli.serve", "serve a trained model to robots over a websocket"),
   "data": Command("kairos_jax.cli.data", "make datasets: rendered here, or imported from robot and video formats"),
+  "act": Command("kairos_jax.cli.act", "a chunk of actions from pictures and a robot's state, by a released model"),
   "generate": Command("kairos_jax.cli.generate", "a video from words and a picture, by a released model"),
   "convert": Command("kairos_jax.cli.convert", "official weight files to a model of ours, and back"),
   "models": Command("kairos_jax.cli.models", "list the released models: parameters, memory and files"),
