@@ -27,9 +27,9 @@ def replaced(path: str | os.PathLike) -> Iterator[str]:
   temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
   try:
     yield str(temporary)
-    _sync(temporary)
+    sync(temporary)
     os.replace(temporary, target)
-    _sync(target.parent)
+    sync(target.parent)
   finally:
     temporary.unlink(missing_ok=True)
 
@@ -82,7 +82,7 @@ _TYPES = frozenset(
 _NARROW = ("F8_", "F6_", "F4")  # how the format names floats of a byte or less
 
 
-def _sync(path: pathlib.Path) -> None:
+def sync(path: pathlib.Path) -> None:
   """Waits until a file's content, or a folder's list of names, is on the disk."""
   handle = os.open(path, os.O_RDONLY)
   try:

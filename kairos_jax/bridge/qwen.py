@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -56,6 +56,11 @@ class QwenBridge:
     del key
     config, values = read_config(self.folder)
     return jax.tree.map(jnp.asarray, weights.load(self.folder, config, values, self.dtype, apart=False))
+
+  def stream(self) -> Iterator[tuple[str, np.dtype, tuple[int, ...], Iterator[np.ndarray]]]:
+    """As `init`, one tensor of the files in memory at a time; see `understanding.weights.stream`."""
+    config, values = read_config(self.folder)
+    return weights.stream(self.folder, config, values, self.dtype)
 
   def param_shapes(self) -> Params:
     """Shapes and types of the parameters, from config.json alone."""

@@ -7,6 +7,7 @@ usage:
   kairos bench codec
   kairos bench understanding
   kairos bench lora
+  kairos bench rehearsal [--model=kairos-4B-robot-RoboTwin2.0] [--out=runs/rehearsal]
 
 `scaling` passes videos of growing length through one hybrid video tower (SWA, SWA, DSWA, GATED) and through one of full
 attention of the same width, and fits the exponents of time and memory: 1 is linear, 2 quadratic. Memory is the
@@ -25,7 +26,11 @@ random weights and after both gave the same; they need the extra `bench`.
 `lora` takes one training step of adapters, both losses, on random weights of the released world-action model's size,
 and tells its time and memory. The weights alone are 10 GB, in bfloat16.
 
-Times are medians of several runs, each after an untimed one.
+`rehearsal` writes files of random numbers in a released world-action model's official names, types and full size,
+converts them there and back, loads them, denoises video and actions by a step, and trains adapters by a step. It needs
+33 GB of disk under OUT, which it empties again, and 14 GB of memory.
+
+Times are medians of several runs, each after an untimed one; those of `lora` and `rehearsal` are of a single run.
 """
 
 import dataclasses
@@ -45,11 +50,13 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   """Adds the flags of `scaling`, `kernels` and `latency`."""
   del argv
   flags.DEFINE_string("frames", "8,16,32,64,128", "scaling: lengths of the video, latent frames", flag_values=table)
-  flags.DEFINE_string("out", "runs/scaling", "scaling: where to write, without a suffix", flag_values=table)
+  flags.DEFINE_string(
+    "out", None, "scaling, rehearsal: where to write (default runs/scaling, runs/rehearsal)", flag_values=table
+  )
   flags.DEFINE_string("op", None, "kernels: one operation (default: all)", flag_values=table)
   flags.DEFINE_string("case", None, "kernels: one case (default: those for the device)", flag_values=table)
   flags.DEFINE_boolean("json", False, "kernels: print JSON instead of a table", flag_values=table)
-  flags.DEFINE_string("model", None, "latency: folder of a trained model, or of its run", flag_values=table)
+  flags.DEFINE_string("model", None, "latency: folder of a trained model; rehearsal: a released one", flag_values=table)
   flags.DEFINE_integer("rounds", 30, "latency: timings of each way", lower_bound=1, flag_values=table)
 
 
@@ -62,7 +69,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   """
   match arguments:
     case ["scaling"]:
-      _scaling(parse_frames(values.frames), Path(values.out))
+      _scaling(parse_frames(values.frames), Path(values.out or "runs/scaling"))
       return 0
     case ["kernels"]:
       # Other libraries' kernels share the device with ours.
@@ -86,9 +93,14 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     case ["lora"]:
       _lora()
       return 0
+    case ["rehearsal"]:
+      _rehearsal(values.model, Path(values.out or "runs/rehearsal"))
+      return 0
     case _:
       asked = " ".join(arguments) or "nothing"
-      raise KairosError(f"bench takes one of scaling, kernels, latency, codec, understanding, lora; got {asked}")
+      raise KairosError(
+        f"bench takes one of scaling, kernels, latency, codec, understanding, lora, rehearsal; got {asked}"
+      )
 
 
 def parse_frames(text: str) -> list[int]:
@@ -201,3 +213,12 @@ def _lora() -> None:
   show(f"compiled in {step.compile_seconds:.0f} s, one step {step.seconds:.0f} s")
   show(f"temporaries {step.temporaries / 1e9:.1f} GB, resident at most {step.peak_bytes / 1e9:.1f} GB")
   show(f"losses: video {step.loss_video:.3f}, action {step.loss_action:.3f}")
+
+
+def _rehearsal(name: str | None, out: Path) -> None:
+  from kairos_jax.console import show
+  from kairos_jax.evaluation import rehearsal
+
+  show(f"{'phase':<20}  {'seconds':>7}  {'peak, GB':>8}")
+  for phase in rehearsal.rehearse(name or rehearsal.DEFAULT, out):
+    show(f"{phase.name:<20}  {phase.seconds:>7.0f}  {phase.peak_bytes / 1e9:>8.2f}  {phase.said}")

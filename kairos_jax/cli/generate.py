@@ -11,7 +11,6 @@ guidance hold. The noise of a seed is that of the official release. `kairos mode
 """
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,10 +64,10 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   from kairos_jax.errors import KairosError
   from kairos_jax.flow.distilled import sample_distilled
   from kairos_jax.flow.sampler import sample_video
-  from kairos_jax.flow.schedule import dmd_schedule, flow_schedule, video_shift
+  from kairos_jax.flow.schedule import DMD_SHIFT, dmd_schedule, flow_schedule, video_shift
   from kairos_jax.interfaces import num_latents
   from kairos_jax.model import WorldActionModel
-  from kairos_jax.released import weights
+  from kairos_jax.released import estimate, weights
   from kairos_jax.released.noise import official_noise
   from kairos_jax.understanding.images import read_image
 
@@ -78,11 +77,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     raise KairosError(f"flag --model is missing; allowed: {', '.join(released.names())}")
   model = released.find(values.model)
   request = _request(values, model.config.sampling.to_dict())
-  codec, patch = model.codec, model.model_config.video.patch
+  codec = model.codec
   height, width, frames = (request[name] for name in ("height", "width", "frames"))
-  for name, value, unit in (("height", height, patch[1]), ("width", width, patch[2])):
-    if value % (unit * codec.space_stride):
-      raise KairosError(f"--{name} is {value}; allowed: multiples of {unit * codec.space_stride}")
+  size = estimate.latent_size(model, height, width)
   if frames % codec.time_stride != 1:
     raise KairosError(f"--frames is {frames}; allowed: 1 + a multiple of {codec.time_stride}")
   image = read_image(request["image"]) if request["image"] else None
@@ -94,8 +91,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   negative_tokens = encoder.tokenize([request["negative-prompt"]]) if guided else None
 
   count = num_latents(codec, frames)
-  size = (height // codec.space_stride, width // codec.space_stride)
-  console.show(_estimate(model, files, values.dtype, model.model_config.video.tokens_per_frame(*size) * count))
+  tokens_per_frame = model.model_config.video.tokens_per_frame(*size)
+  console.show(estimate.memory(model, files, values.dtype, tokens_per_frame * count))
   saved = released.load(values.model, values.weights, dtype=values.dtype)
   towers, params = WorldActionModel(saved.model_config), saved.params
   encode = jax.jit(encoder.encode)
@@ -109,12 +106,11 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
   with console.progress("denoising", request["steps"]) as bar:
     if "times" in request:
-      schedule = dmd_schedule(request["times"], 5.0)
+      schedule = dmd_schedule(request["times"], DMD_SHIFT)
       sample: Any = lambda params, x: sample_distilled(  # noqa: E731
         towers, params, x, schedule, context, observed=observed, on_step=lambda _: bar.advance()
       )
     else:
-      tokens_per_frame = math.prod(-(-side // unit) for side, unit in zip(size, patch[1:], strict=True))
       schedule = flow_schedule(request["steps"], video_shift(tokens_per_frame, count))
       sample = lambda params, x: sample_video(  # noqa: E731
         towers,
@@ -166,16 +162,3 @@ def _request(values: flags.FlagValues, sampling: dict[str, Any]) -> dict[str, An
   if "times" in request:
     request["steps"] = len(request["times"])
   return request
-
-
-def _estimate(model: Any, files: Any, dtype: str, tokens: int) -> str:
-  """What it will take, from the files' headers alone."""
-  from kairos_jax.released.catalog import BYTES
-
-  counts = model.counts()
-  towers = (counts["video"] + counts.get("action", 0)) * BYTES[dtype] + counts["codec"] * 4
-  encoder = sum(path.stat().st_size for path in files.encoder.glob("*.safetensors"))
-  video = model.model_config.video
-  activations = tokens * (6 * video.dim + 2 * video.ffn_dim) * BYTES[dtype]
-  gigabytes = [f"{x / 1e9:.1f} GB" for x in (towers, encoder, activations)]
-  return "memory: towers and autoencoder {}, understanding tower about {}, a pass about {}".format(*gigabytes)

@@ -36,7 +36,9 @@ COMMANDS = {
   "evaluate": Command("kairos_jax.cli.evaluate", "success of a trained model in closed loop, beside its baselines"),
   "serve": Command("kairos_jax.cli.serve", "serve a trained model to robots over a websocket"),
   "data": Command("kairos_jax.cli.data", "make datasets: rendered here, or imported from robot and video formats"),
+  "act": Command("kairos_jax.cli.act", "a chunk of actions from pictures and a robot's state, by a released model"),
   "generate": Command("kairos_jax.cli.generate", "a video from words and a picture, by a released model"),
+  "convert": Command("kairos_jax.cli.convert", "official weight files to a model of ours, and back"),
   "models": Command("kairos_jax.cli.models", "list the released models: parameters, memory and files"),
   "parity": Command("kairos_jax.cli.parity", "hold the model against golden data of the reference"),
   "bench": Command("kairos_jax.cli.bench", "measure what longer videos, the kernels and a model's answers cost"),
@@ -57,6 +59,7 @@ EXAMPLES = """\
   kairos bench kernels --op=gated_delta
   kairos kernels check --targets=v5e,v6e
   kairos models
+  kairos convert --model=kairos-4B-robot-RoboTwin2.0 --weights=models --out=runs/wam
   kairos parity tests/goldens
   kairos data build --out=runs/data --counts=physics:200,hand:200,robot:400
   kairos data show --folder=runs/data/robot

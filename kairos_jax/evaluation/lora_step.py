@@ -43,11 +43,14 @@ class Step(NamedTuple):
   loss_action: float
 
 
-def measure(towers: WorldActionConfig, *, rank: int = 16, horizon: int = 8) -> Step:
+def measure(
+  towers: WorldActionConfig, *, params: dict[str, Any] | None = None, rank: int = 16, horizon: int = 8
+) -> Step:
   """Compiles the step and takes one: both losses, their gradient, AdamW on the adapters.
 
   Args:
     towers: of an action tower, too; computed in bfloat16, with each layer group computed again on the way back.
+    params: {"video", "action"}; None draws them.
     rank: of the adapters, on every matrix of the layers.
     horizon: actions of a chunk.
   """
@@ -65,7 +68,7 @@ def measure(towers: WorldActionConfig, *, rank: int = 16, horizon: int = 8) -> S
 
   shapes = jax.eval_shape(lambda: init_params(towers, jax.random.key(0)))
   base = {
-    **jax.tree_util.tree_map_with_path(_draw, shapes),
+    **(params or jax.tree_util.tree_map_with_path(_draw, shapes)),
     "bridge": encoder.init(jax.random.key(0)),
   }
   adapters = lora.init(shapes, adapted, jax.random.key(1))

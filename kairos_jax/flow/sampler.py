@@ -70,9 +70,21 @@ def guided(
 
   def combined(latents, timestep):
     positive, *negative = (velocity(latents, timestep, context, memory) for context, memory in branches)
-    return negative[0] + guidance * (positive - negative[0]) if negative else positive
+    return mix(positive, negative[0], guidance) if negative else positive
 
   return combined
+
+
+def mix(positive: Array, negative: Array, guidance: float) -> Array:
+  """The velocity with guidance."""
+  return negative + guidance * (positive - negative)
+
+
+def required(negative: Context | None, guidance: float) -> Context:
+  """The negative context, which guidance reads. Raises KairosError if there is none."""
+  if negative is None:
+    raise KairosError(f"guidance is {guidance}, which needs a negative context; without one it must be 1")
+  return negative
 
 
 def hold(observed: Float[Array, "B h H W C"] | None) -> Callable[[Array], Array]:
@@ -121,7 +133,7 @@ def sample_video(
       raise KairosError(
         f"guidance is {guidance} and {missing} is None; with history both contexts need one, or neither"
       )
-    branches.append((_required(negative, guidance), negative_memory))
+    branches.append((required(negative, guidance), negative_memory))
   velocity = guided(video_velocity(model, params, observed), branches, guidance)
   return euler(velocity, noise, schedule, hold(observed), trace=trace, on_step=on_step)
 
@@ -150,8 +162,7 @@ def sample_joint(
   Raises:
     KairosError: guidance without a negative context.
   """
-  if guidance != 1.0:
-    negative = _required(negative, guidance)
+  without = required(negative, guidance) if guidance != 1.0 else None
   num_observed = observed.shape[1]
 
   def velocity(sample, timestep):
@@ -168,9 +179,8 @@ def sample_joint(
       num_observed=num_observed,
       method="denoise_joint",
     )
-    if guidance != 1.0:
-      without = video_velocity(model, params, observed)(latents, timestep[0], _required(negative, guidance), None)
-      video = without + guidance * (video - without)
+    if without is not None:
+      video = mix(video, video_velocity(model, params, observed)(latents, timestep[0], without, None), guidance)
     return video, action
 
   keep, own = hold(observed), mask_actions(action_mask)
@@ -190,12 +200,14 @@ def sample_actions(
   previous: Float[Array, "B A action_dim"] | None = None,
   previous_weights: Float[Array, "B A"] | None = None,
   trace: bool = False,
+  on_step: Callable[[Any], None] | None = None,
 ) -> tuple[Float[Array, "B A action_dim"], Trace | None]:
   """Actions alone, from the memory: no video is denoised.
 
   Args:
     action_mask: as in `sample_joint`.
     previous, previous_weights: what is left of the chunk before, which this one shall continue; see `chunking`.
+    on_step: see `euler`.
   """
 
   def velocity(actions, timestep):
@@ -204,13 +216,7 @@ def sample_actions(
 
   if previous is not None:
     velocity = guided_by(velocity, previous, previous_weights, len(schedule.sigmas))
-  return euler(velocity, noise, schedule, mask_actions(action_mask), trace=trace)
-
-
-def _required(negative: Context | None, guidance: float) -> Context:
-  if negative is None:
-    raise KairosError(f"guidance is {guidance}, which needs a negative context; without one it must be 1")
-  return negative
+  return euler(velocity, noise, schedule, mask_actions(action_mask), trace=trace, on_step=on_step)
 
 
 def video_velocity(

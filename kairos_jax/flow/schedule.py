@@ -51,6 +51,7 @@ def video_shift(tokens_per_frame: float, latent_frames: float) -> float:
 
 
 ACTION_SHIFT = 5.0
+DMD_SHIFT = 5.0  # of the released distilled student
 
 
 def shifted(sigma: Float[Array, "*#S"], shift: float | Float[Array, "*#S"]) -> Float[Array, "*S"]:

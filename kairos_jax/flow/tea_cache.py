@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kairos_jax.errors import KairosError
-from kairos_jax.flow.sampler import Params, hold
+from kairos_jax.flow.sampler import Params, hold, mix, required
 from kairos_jax.flow.schedule import Schedule
 from kairos_jax.interfaces import Context
 from kairos_jax.model import WorldActionModel
@@ -90,9 +90,7 @@ def sample_video_cached(
     KairosError: guidance without a negative context.
   """
   config = model.config.video
-  if guidance != 1.0 and negative is None:
-    raise KairosError(f"guidance is {guidance}, which needs a negative context; without one it must be 1")
-  contexts = [context, negative] if guidance != 1.0 else [context]
+  contexts = [context, required(negative, guidance)] if guidance != 1.0 else [context]
   keep, num_observed = hold(observed), 0 if observed is None else observed.shape[1]
   batch, frames, height, width, _ = noise.shape
   count = len(schedule.sigmas)
@@ -118,7 +116,7 @@ def sample_video_cached(
       )
       said.append(velocity)
       kept.append(last)
-    v = said[0] if len(said) == 1 else said[1] + guidance * (said[0] - said[1])
+    v = said[0] if len(said) == 1 else mix(*said, guidance)
     result = keep(sample + v * (next_sigma - sigma))
     if on_step is not None:
       jax.debug.callback(on_step, index)

@@ -1,8 +1,12 @@
-"""A trained world-action model as a folder of two plain files: model.json and weights.safetensors."""
+"""A trained world-action model as a folder of two plain files: model.json and weights.safetensors.
+
+A model that was converted for many devices has an Orbax checkpoint, the folder "weights", in the place of the second.
+"""
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +16,19 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from data_pipelines.normalize import EmbodimentNormalizer
-from kairos_jax import assembly, files
+from kairos_jax import assembly, files, shards
 from kairos_jax.errors import KairosError
 from kairos_jax.interfaces import ContextEncoder, VideoCodec
+from kairos_jax.interop import orbax_weights
+from kairos_jax.interop.orbax_weights import Arrays
 from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig
 from kairos_jax.model.world_action import init_params
 
 Params = dict[str, Any]
 
 VERSION = 2
-FILES = ("model.json", "weights.safetensors")
+FILES = ("model.json", "weights.safetensors")  # or, for the weights, an Orbax checkpoint
+FLOATS = ("float32", "bfloat16", "float16")  # types that towers may be stored in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +37,8 @@ class SavedModel:
 
   Attributes:
     codec, encoder: descriptions of the parts around the towers; their parameters are in `params`.
-    params: {"video", "action", "bridge", "codec"}, float32; without "action" where there is no action tower.
+    params: {"video", "action", "bridge", "codec"}, float32 where they were trained here; without "action" where there
+      is no action tower.
     video_fps: of the video it was trained on, Hz.
     frame_size: (height, width) of that video, pixels.
     clip_frames: length of a training clip.
@@ -65,6 +73,16 @@ def save(folder: str | Path, saved: SavedModel) -> None:
   files.write_json(folder / "model.json", description)
 
 
+def describe(folder: str | Path, saved: SavedModel, bridge_weights: str | None) -> None:
+  """Writes model.json beside weights that lie there already.
+
+  Args:
+    bridge_weights: see `hash_of`; None where the bridge's parameters are among the weights.
+  """
+  known = {} if bridge_weights is None else {"bridge_weights": bridge_weights}
+  files.write_json(Path(folder) / "model.json", _description(saved) | known)
+
+
 def content_hash(saved: SavedModel) -> str:
   """SHA-256 over the description and over names, types, shapes and numbers of all weights: what names a model."""
   return _hash(saved.params, json.dumps(_description(saved), sort_keys=True))
@@ -81,7 +99,7 @@ def load(folder: str | Path) -> SavedModel:
   if not (folder / "model.json").exists() and (folder / "model").is_dir():
     folder = folder / "model"
   for name in FILES:
-    if not (folder / name).exists():
+    if not (folder / name).exists() and not (name == FILES[1] and (folder / orbax_weights.FOLDER).is_dir()):
       raise KairosError(f"{folder} holds no finished model: {name} is missing")
   try:
     description = json.loads((folder / "model.json").read_text())
@@ -103,7 +121,7 @@ def load(folder: str | Path) -> SavedModel:
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise KairosError(f"{folder} is not a readable model: model.json: {error!r}") from None
   bridge_hash = description.get("bridge_weights")
-  params = _read_weights(folder / "weights.safetensors", saved, bridge=bridge_hash is None)
+  params = _read_weights(folder, saved, bridge=bridge_hash is None)
   if bridge_hash is not None:
     params["bridge"] = saved.encoder.init(jax.random.key(0))
     if (found := _hash(params["bridge"])) != bridge_hash:
@@ -113,11 +131,18 @@ def load(folder: str | Path) -> SavedModel:
 
 
 def _hash(params: Params, begin: str = "") -> str:
+  flat = sorted(flatten_dict(params, sep="/").items())
+  arrays = ((name, np.ascontiguousarray(value)) for name, value in flat)
+  return hash_of(((name, x.dtype, x.shape, (x,)) for name, x in arrays), begin)
+
+
+def hash_of(parts: Iterable[tuple[str, np.dtype, tuple[int, ...], Iterable[np.ndarray]]], begin: str = "") -> str:
+  """SHA-256 of parameters that come one after the other in the order of their names, each in pieces."""
   digest = hashlib.sha256(begin.encode())
-  for name, value in sorted(flatten_dict(params, sep="/").items()):
-    array = np.ascontiguousarray(value)
-    digest.update(f"{name} {array.dtype.name} {array.shape} ".encode())
-    digest.update(array.reshape(-1).view(np.uint8))
+  for name, dtype, shape, pieces in parts:
+    digest.update(f"{name} {np.dtype(dtype).name} {shape} ".encode())
+    for piece in pieces:
+      digest.update(np.ascontiguousarray(piece, dtype).reshape(-1).view(np.uint8))
   return digest.hexdigest()
 
 
@@ -138,23 +163,38 @@ def _description(saved: SavedModel) -> dict[str, Any]:
   }
 
 
-def _read_weights(path: Path, saved: SavedModel, bridge: bool) -> Params:
-  """The parameters, each of the shape and type that the description gives it; those of the bridge if they are there."""
+def _read_weights(folder: Path, saved: SavedModel, bridge: bool) -> Params:
+  """The parameters, each of its shape and type; those of the bridge if they are there.
+
+  They are read one after the other, so that none is in memory twice. Towers may be stored in fewer bits than the
+  float32 that they train in, as the released ones are.
+  """
   shapes = {
     **jax.eval_shape(lambda: init_params(saved.model_config, jax.random.key(0))),
     "codec": saved.codec.param_shapes(),
     **({"bridge": saved.encoder.param_shapes()} if bridge else {}),
   }
-  wanted, found = flatten_dict(shapes, sep="/"), files.read_safetensors(path)
+  wanted = flatten_dict(shapes, sep="/")
+  path, tensors = stored_weights(folder)
+  found = tensors.found
   for name, shape in wanted.items():
     if name not in found:
       raise KairosError(f"{path} lacks the weight {name!r}, {shape.dtype} {shape.shape}")
-    if (found[name].shape, found[name].dtype) != (shape.shape, shape.dtype):
+    kinds = FLOATS if name.split("/")[0] in ("video", "action") else (np.dtype(shape.dtype).name,)
+    if found[name].shape != shape.shape or found[name].dtype.name not in kinds:
       there = f"{found[name].dtype} {found[name].shape}"
       raise KairosError(f"{path}: weight {name!r} is {there}; the model needs {shape.dtype} {shape.shape}")
   if unknown := sorted(set(found) - set(wanted)):
     raise KairosError(f"{path} holds {len(unknown)} weights that the model has no place for, first {unknown[0]!r}")
-  return unflatten_dict({name: jnp.asarray(value) for name, value in found.items()}, sep="/")
+  return unflatten_dict({name: jnp.asarray(tensors[name]) for name in wanted}, sep="/")
+
+
+def stored_weights(folder: Path) -> tuple[Path, shards.Tensors | Arrays]:
+  """Where the weights of a saved model lie, and each by its "/"-joined name, read when it is asked for."""
+  if (path := folder / orbax_weights.FOLDER).is_dir():
+    return path, Arrays(path)
+  path = folder / FILES[1]
+  return path, shards.Tensors(shards.list_tensors([path]))
 
 
 def _to_json(config: VideoConfig | ActionConfig) -> dict[str, Any]:

@@ -12,12 +12,15 @@ from flax.traverse_util import unflatten_dict
 
 from data_pipelines import dataset_stats, embodiments
 from data_pipelines.normalize import EmbodimentNormalizer, Normalizer
-from kairos_jax import assembly
+from kairos_jax import assembly, shards
 from kairos_jax.errors import KairosError
 from kairos_jax.interop import codec_weights
+from kairos_jax.interop.reference_names import modern_name
 from kairos_jax.interop.saved_model import SavedModel
-from kairos_jax.released import shards
 from kairos_jax.released.catalog import BYTES, Released, find
+from kairos_jax.shards import Stored
+
+FLOATS = ("float64", "float32", "float16", "bfloat16")  # types that the official files may have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,23 +65,32 @@ def load(name: str, folder: str | Path, *, dtype: str = "bfloat16") -> SavedMode
       line names the file, the tensor, and both shapes.
   """
   model = find(name)
+  files = locate(model, folder)
+  saved = outline(model, files, dtype)
+  params = {
+    **load_towers(model, files.towers, dtype),
+    "bridge": saved.encoder.init(jax.random.key(0)),
+    "codec": jax.tree.map(jnp.asarray, codec_weights.load(model.codec, files.codec)),
+  }
+  return dataclasses.replace(saved, params=params)
+
+
+def outline(model: Released, files: Files, dtype: str) -> SavedModel:
+  """The model without its parameters; raises as `load` does."""
   if dtype not in BYTES:
     raise KairosError(f"dtype is {dtype!r}; allowed: {', '.join(BYTES)}")
-  files = locate(model, folder)
   config = model.computing_in(dtype)
   encoder = assembly.make_encoder(dict(kind="qwen", folder=str(files.encoder), dtype=dtype))
   if encoder.text_dim != config.video.text_dim:
-    raise KairosError(f"{files.encoder} gives {encoder.text_dim} numbers a token; {name} reads {config.video.text_dim}")
+    raise KairosError(
+      f"{files.encoder} gives {encoder.text_dim} numbers a token; {model.name} reads {config.video.text_dim}"
+    )
   robot, sampling = model.config.robot, model.config.sampling
   return SavedModel(
     model_config=config,
     codec=model.codec,
     encoder=encoder,
-    params={
-      **load_towers(model, files.towers, dtype),
-      "bridge": encoder.init(jax.random.key(0)),
-      "codec": jax.tree.map(jnp.asarray, codec_weights.load(model.codec, files.codec)),
-    },
+    params={},
     video_fps=sampling.fps,
     frame_size=(sampling.height, sampling.width),
     clip_frames=sampling.frames,
@@ -89,26 +101,11 @@ def load(name: str, folder: str | Path, *, dtype: str = "bfloat16") -> SavedMode
 
 def load_towers(model: Released, files: Sequence[Path], dtype: str) -> dict[str, Any]:
   """Parameters of the towers, one tensor of the files in memory at a time beside them; raises as `load` does."""
-  found = shards.list_tensors(list(files))
-  where = files[0] if len(files) == 1 else files[0].parent
   table = model.places()
-  wanted = {shards.modern_name(name): (place, i) for place in table.values() for i, name in enumerate(place.names)}
-  if missing := [name for name in wanted if name not in found]:
-    more = f" and {len(missing) - 1} more" * (len(missing) > 1)
-    raise KairosError(f"{where} lacks the tensor {missing[0]!r} {list(wanted[missing[0]][0].shape)}{more}")
-  for name, (place, _) in wanted.items():
-    if found[name].shape != place.shape:
-      there, needed = list(found[name].shape), list(place.shape)
-      raise KairosError(f"{found[name].file}: {found[name].name!r} is {there}; the model needs {needed}")
-  if unknown := sorted(set(found) - set(wanted)):
-    first = found[unknown[0]]
-    raise KairosError(
-      f"{first.file} holds {len(unknown)} tensors that the model has no place for, first {first.name!r} "
-      f"{list(first.shape)}"
-    )
+  found = check_towers(model, files)
   params = {}
   for path, place in table.items():
-    values = (place.from_reference(shards.read(found[shards.modern_name(name)])) for name in place.names)
+    values = (place.from_reference(shards.read(found[modern_name(name)])) for name in place.names)
     if not place.stacked:
       params[path] = jnp.asarray(np.ascontiguousarray(next(values), jnp.dtype(dtype)))
       continue
@@ -121,11 +118,40 @@ def load_towers(model: Released, files: Sequence[Path], dtype: str) -> dict[str,
   return unflatten_dict(params)
 
 
+def check_towers(model: Released, files: Sequence[Path]) -> dict[str, Stored]:
+  """Where the towers' tensors lie, by their names with a tower in front, from the files' headers; raises as `load`."""
+  found = shards.list_tensors(list(files), modern_name)
+  for stored in found.values():
+    if stored.dtype.name not in FLOATS:
+      raise KairosError(f"{stored.file}: {stored.name!r} is {stored.dtype.name}; allowed: {', '.join(FLOATS)}")
+  where = files[0] if len(files) == 1 else files[0].parent
+  wanted = {modern_name(name): place for place in model.places().values() for name in place.names}
+  if missing := [name for name in wanted if name not in found]:
+    more = f" and {len(missing) - 1} more" * (len(missing) > 1)
+    raise KairosError(f"{where} lacks the tensor {missing[0]!r} {list(wanted[missing[0]].shape)}{more}")
+  for name, place in wanted.items():
+    if found[name].shape != place.shape:
+      there, needed = list(found[name].shape), list(place.shape)
+      raise KairosError(f"{found[name].file}: {found[name].name!r} is {there}; the model needs {needed}")
+  if unknown := sorted(set(found) - set(wanted)):
+    first = found[unknown[0]]
+    raise KairosError(
+      f"{first.file} holds {len(unknown)} tensors that the model has no place for, first {first.name!r} "
+      f"{list(first.shape)}"
+    )
+  return found
+
+
 def _normalizer(embodiment: str, statistics: Path | None) -> EmbodimentNormalizer:
   """Of the official statistics; without them the robot's numbers are taken as they are."""
   robot = embodiments.get(embodiment)
   if statistics is not None:
     return dataset_stats.read(statistics).normalizer(robot)
+  return plain_normalizer(robot)
+
+
+def plain_normalizer(robot: embodiments.Embodiment) -> EmbodimentNormalizer:
+  """One that leaves the robot's numbers as they are."""
   plain = lambda n: Normalizer("none", np.zeros(n, np.float32), np.ones(n, np.float32))  # noqa: E731
   return EmbodimentNormalizer(robot, plain(len(robot.state)), plain(len(robot.action)))
 

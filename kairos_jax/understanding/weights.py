@@ -1,17 +1,15 @@
 """Weights of a Hugging Face folder: sharded safetensors with their index, older and newer names, AWQ int4."""
 
-import json
-import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from kairos_jax import shards
 from kairos_jax.errors import KairosError
 from kairos_jax.understanding import awq
 from kairos_jax.understanding.config import ModelConfig
@@ -35,22 +33,34 @@ def load(folder: str | Path, config: ModelConfig, values: Mapping[str, Any], dty
   """
   if dtype not in DTYPES:
     raise KairosError(f"dtype is {dtype!r}; allowed: {', '.join(map(repr, DTYPES))}")
-  with _Folder(Path(folder), awq.read_quantization(values)) as files:
-    table = places(config)
-    files.check_names({name: place.shape for place in table.values() for name in place.names}, config)
-    flat: dict[tuple[str, ...], np.ndarray] = {}
-    groups: dict[str, list[dict[tuple[str, ...], np.ndarray]]] = {}
-    for path, place in table.items():
-      if apart and place.stacked:
-        for i, name in enumerate(place.names):
-          group = groups.setdefault(path[0], [{} for _ in place.names])[i]
-          group[path[2:]] = np.ascontiguousarray(files.tensor(name, place), DTYPES[dtype])
-      else:
-        flat[path] = _stack(files, place, DTYPES[dtype])
+  files, table = _Folder(Path(folder), awq.read_quantization(values)), places(config)
+  files.check_names({name: place.shape for place in table.values() for name in place.names}, config)
+  flat: dict[tuple[str, ...], np.ndarray] = {}
+  groups: dict[str, list[dict[tuple[str, ...], np.ndarray]]] = {}
+  for path, place in table.items():
+    if apart and place.stacked:
+      for i, name in enumerate(place.names):
+        group = groups.setdefault(path[0], [{} for _ in place.names])[i]
+        group[path[2:]] = np.ascontiguousarray(files.tensor(name, place), DTYPES[dtype])
+    else:
+      flat[path] = _stack(files, place, DTYPES[dtype])
   params = unflatten_dict(flat)
   for half, members in groups.items():
     params[half]["groups"] = tuple(unflatten_dict(x) for x in members)
   return params
+
+
+def stream(
+  folder: str | Path, config: ModelConfig, values: Mapping[str, Any], dtype: str
+) -> Iterator[tuple[str, np.dtype, tuple[int, ...], Iterator[np.ndarray]]]:
+  """What `load` gives with layers stacked, in the order of the names: name, type, shape, and the layers' values."""
+  files, table = _Folder(Path(folder), awq.read_quantization(values)), places(config)
+  files.check_names({name: place.shape for place in table.values() for name in place.names}, config)
+  wanted = flatten_dict(shapes(config, dtype))
+  for path in sorted(wanted, key="/".join):
+    place = table[path]
+    pieces = (np.ascontiguousarray(files.tensor(name, place), DTYPES[dtype]) for name in place.names)
+    yield "/".join(path), DTYPES[dtype], wanted[path].shape, pieces
 
 
 def shapes(config: ModelConfig, dtype: str) -> Params:
@@ -79,98 +89,44 @@ class _Folder:
 
   def __init__(self, folder: Path, quantization: awq.Quantization | None):
     self._folder, self._quantization = folder, quantization
-    self._open: dict[str, Any] = {}
-    self._names: dict[str, tuple[str, str]] = {}  # newer name -> (file, name in it)
-    self._listed = folder / "model.safetensors.index.json"
-
-  def __enter__(self) -> "_Folder":
-    for file in self._shards():
-      for name in self._handle(file).keys():
-        self._names[modern_name(name)] = (file, name)
-    return self
-
-  def __exit__(self, *error: object) -> None:
-    self._open.clear()
+    self._listed: dict[str, Path] = {}  # newer name -> file, where there is an index
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+      self._listed = {modern_name(name): file for name, file in shards.read_index(index).items()}
+    files = sorted(set(self._listed.values())) if index.exists() else sorted(folder.glob("*.safetensors"))
+    if not files:
+      raise KairosError(f"no safetensors file at {folder}")
+    self._found = shards.list_tensors(files, modern_name)
 
   def check_names(self, wanted: Mapping[str, tuple[int, ...]], config: ModelConfig) -> None:
     """Every wanted tensor is there, and no other that is not known to be without use; `wanted` has their shapes."""
-    have = {awq.plain_name(name) if self._quantization else name for name in self._names}
+    have = {awq.plain_name(name) if self._quantization else name for name in self._found}
     if missing := sorted(set(wanted) - have):
-      where = self._index().get(missing[0]) or self._folder
+      where = self._listed.get(missing[0]) or self._folder
       more = f" and {len(missing) - 1} more" * (len(missing) > 1)
       raise KairosError(f"{where} lacks the tensor {missing[0]!r} {list(wanted[missing[0]])}{more}")
     unknown = sorted(name for name in have - set(wanted) if not is_unused(name, config))
     if unknown:
-      file, inside = next(x for name, x in self._names.items() if unknown[0] in (name, awq.plain_name(name)))
-      shape = self._handle(file).get_slice(inside).get_shape()
+      first = next(x for name, x in self._found.items() if unknown[0] in (name, awq.plain_name(name)))
       raise KairosError(
-        f"{self._folder / file} holds {len(unknown)} tensors that the model has no place for, first {inside!r} {shape}"
+        f"{first.file} holds {len(unknown)} tensors that the model has no place for, first {first.name!r} "
+        f"{list(first.shape)}"
       )
 
   def tensor(self, name: str, place: Place) -> np.ndarray:
     """One tensor in our layout."""
-    if self._quantization and name not in self._names:
+    if self._quantization and name not in self._found:
       stem = name.removesuffix(".weight")
       parts = {part: self._read(f"{stem}.{part}") for part in awq.PARTS}
-      file = self._folder / self._names[f"{stem}.{awq.PARTS[0]}"][0]
+      file = self._found[f"{stem}.{awq.PARTS[0]}"].file
       return awq.dequantize(parts, self._quantization, (place.shape[1], place.shape[0]), f"{file}: {name}")
     found = self._read(name)
     if found.shape != place.shape:
-      file = self._folder / self._names[name][0]
+      file = self._found[name].file
       raise KairosError(f"{file}: {name!r} is {list(found.shape)}; the model needs {list(place.shape)}")
     return place.convert(found)
 
   def _read(self, name: str) -> np.ndarray:
-    if name not in self._names:
+    if name not in self._found:
       raise KairosError(f"{self._folder} lacks the tensor {name!r}")
-    file, inside = self._names[name]
-    return self._handle(file).get_tensor(inside)
-
-  def _shards(self) -> list[str]:
-    if self._listed.exists():
-      return sorted(set(self._index(modern=False).values()))
-    found = sorted(path.name for path in self._folder.glob("*.safetensors"))
-    if not found:
-      raise KairosError(f"no safetensors file at {self._folder}")
-    return found
-
-  def _index(self, modern: bool = True) -> dict[str, Any]:
-    if not self._listed.exists():
-      return {}
-    try:
-      table = json.loads(self._listed.read_text(encoding="utf-8"))["weight_map"]
-      return {modern_name(name): self._folder / file for name, file in table.items()} if modern else table
-    except (ValueError, KeyError, AttributeError) as error:
-      raise KairosError(f"{self._listed} is not a readable index of safetensors: {error}") from error
-
-  def _handle(self, file: str) -> Any:
-    if file not in self._open:
-      path = self._folder / file
-      if not path.exists():
-        raise KairosError(f"{path} does not exist; {self._listed.name} names it")
-      try:
-        self._open[file] = safetensors.safe_open(path, framework="numpy")
-      except (OSError, safetensors.SafetensorError) as error:
-        raise KairosError(_damage(path) or f"{path} is not a readable safetensors file: {error}") from error
-    return self._open[file]
-
-
-def _damage(path: Path) -> str | None:
-  """Names the first tensor that a file which was cut short no longer holds; None if that is not what ails it."""
-  size = path.stat().st_size
-  with path.open("rb") as file:
-    start = file.read(8)
-    if len(start) < 8:
-      return f"{path} is cut short: it has {size} bytes"
-    length = struct.unpack("<Q", start)[0]
-    if 8 + length > size:
-      return f"{path} is cut short: its list of tensors takes {length} bytes and the file has {size}"
-    try:
-      table = json.loads(file.read(length))
-      tensors = sorted((x["data_offsets"][1], name, x["shape"]) for name, x in table.items() if name != "__metadata__")
-    except (ValueError, KeyError, TypeError, AttributeError):
-      return None
-  for end, name, shape in tensors:
-    if 8 + length + end > size:
-      return f"{path} is cut short: {name!r} {shape} ends at byte {8 + length + end} and the file has {size}"
-  return None
+    return shards.read(self._found[name])

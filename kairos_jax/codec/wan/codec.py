@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, Float, Shaped, UInt8
 
 from kairos_jax.codec.pixels import check_latents, check_video, to_float
@@ -109,6 +110,14 @@ class WanCodec:
     Raises:
       KairosError: a tensor is missing, unknown or of another shape, or there are more channels than means.
     """
+    return unflatten_dict(
+      {path: np.ascontiguousarray(x, dtype) for path, x, dtype in self.turned_in(tensors, mean, std)}
+    )
+
+  def turned_in(
+    self, tensors: Mapping[str, np.ndarray], mean: Iterable[float] = MEAN, std: Iterable[float] = STD
+  ) -> Iterator[tuple[tuple[str, ...], np.ndarray, np.dtype]]:
+    """As `from_reference`, one parameter after the other, each with the type that it shall have."""
     latents = {"mean": np.asarray(tuple(mean), np.float32), "std": np.asarray(tuple(std), np.float32)}
     if latents["mean"].shape != (self.channels,) or latents["std"].shape != (self.channels,):
       raise KairosError(
@@ -116,11 +125,17 @@ class WanCodec:
       )
     shapes = self.param_shapes()
     del shapes["latents"]
-    return {**names.from_reference(tensors, shapes), "latents": latents}
+    yield from names.turned_in(tensors, shapes)
+    for name, value in latents.items():
+      yield ("latents", name), value, value.dtype
 
   def to_reference(self, params: Params) -> dict[str, np.ndarray]:
     """The tensors of `from_reference`, under the names of the released file."""
     return names.to_reference({name: part for name, part in params.items() if name != "latents"})
+
+  def turned_out(self, flat: Mapping[tuple[str, ...], np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """As `to_reference`, one tensor after the other, from parameters by their paths."""
+    return names.turned_out(flat)
 
   @functools.partial(jax.jit, static_argnames="self")
   def encode(

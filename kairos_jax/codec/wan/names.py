@@ -4,7 +4,7 @@ Both directions only rename, transpose and drop axes of one, so a round trip is 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -26,31 +26,40 @@ _LEAVES = {"kernel": "weight", "scale": "gamma"}
 
 def to_reference(params: Params) -> dict[str, np.ndarray]:
   """Parameters as the tensors of the file."""
-  flat = flatten_dict(params)
+  return {name: np.ascontiguousarray(x) for name, x in turned_out(flatten_dict(params))}
+
+
+def turned_out(flat: Mapping[Path, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+  """The tensors of the file, each made when it is asked for, from parameters by their paths."""
   names = _names(flat)
-  return {names[path]: np.ascontiguousarray(_to_reference(path, np.asarray(x))) for path, x in flat.items()}
+  for path in flat:
+    yield names[path], _to_reference(path, np.asarray(flat[path]))
 
 
 def from_reference(tensors: Mapping[str, np.ndarray], shapes: Params) -> Params:
-  """The tensors of a file as parameters of these shapes and types.
+  """The tensors of a file as parameters of these shapes and types; raises as `turned_in` does."""
+  return unflatten_dict({path: np.ascontiguousarray(x, dtype) for path, x, dtype in turned_in(tensors, shapes)})
+
+
+def turned_in(tensors: Mapping[str, np.ndarray], shapes: Params) -> Iterator[tuple[Path, np.ndarray, np.dtype]]:
+  """Parameters by their paths, each made when it is asked for, and the type that it shall have.
 
   Raises:
     KairosError: a tensor is missing, unknown, or of another shape; it is named.
   """
-  tensors = {_PREFIX.sub("", name): value for name, value in tensors.items()}
-  flat, params = flatten_dict(shapes), {}
+  given = {_PREFIX.sub("", name): name for name in tensors}
+  flat = flatten_dict(shapes)
   names = _names(flat)
-  if missing := [name for name in names.values() if name not in tensors]:
+  if missing := [name for name in names.values() if name not in given]:
     raise KairosError(f"the file lacks {missing[0]!r}" + (f" and {len(missing) - 1} more" * (len(missing) > 1)))
-  if unknown := sorted(set(tensors) - set(names.values())):
+  if unknown := sorted(set(given) - set(names.values())):
     raise KairosError(f"the file holds {len(unknown)} tensors that the codec has no place for, first {unknown[0]!r}")
   for path, shape in flat.items():
-    tensor = tensors[names[path]]
+    tensor = tensors[given[names[path]]]
     want = _to_reference(path, np.broadcast_to(np.uint8(0), shape.shape)).shape
     if tensor.shape != want:
       raise KairosError(f"the file's {names[path]!r} is {tensor.shape}; the codec needs {want}")
-    params[path] = np.ascontiguousarray(_from_reference(path, tensor, shape), shape.dtype)
-  return unflatten_dict(params)
+    yield path, _from_reference(path, tensor, shape), np.dtype(shape.dtype)
 
 
 def _names(paths: Mapping[Path, object]) -> dict[Path, str]:

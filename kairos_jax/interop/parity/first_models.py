@@ -5,15 +5,12 @@ import functools
 import jax
 import numpy as np
 
-from kairos_jax.flow import sampler
 from kairos_jax.flow.distilled import sample_distilled
-from kairos_jax.flow.schedule import dmd_schedule
+from kairos_jax.flow.schedule import DMD_SHIFT, dmd_schedule
 from kairos_jax.interop.golden import GoldenCase
 from kairos_jax.interop.parity.case import Compared, context_of, frames_last, frames_second, model_of
-from kairos_jax.interop.parity.loops import observed_of, video_schedule
+from kairos_jax.interop.parity.loops import observed_of, sampled, video_schedule
 from kairos_jax.interop.parity.schedules import timesteps
-
-SHIFT = 5.0  # of the distilled schedule
 
 
 def first_models(case: GoldenCase) -> Compared:
@@ -52,19 +49,7 @@ def _guided(case: GoldenCase) -> Compared:
   model, params, config = model_of(case, {})
   schedule = video_schedule(t["call0/latents_in"].shape[-3:], config, meta["steps"])
   yield timesteps("timesteps", schedule, t)
-  latents, trace = jax.jit(
-    lambda noise: sampler.sample_video(
-      model,
-      params,
-      noise,
-      schedule,
-      context_of(t, "context"),
-      observed=observed_of(t),
-      guidance=meta["cfg_scale"],
-      negative=context_of(t, "negative_context"),
-      trace=True,
-    )
-  )(frames_last(t["call0/latents_in"]))
+  latents, trace = sampled(model, params, t["call0/latents_in"], schedule, t, meta["cfg_scale"])
   yield "latents_final", frames_second(latents), t["latents_final"]
   for step in range(meta["steps"]):
     positive, negative = t[f"call{2 * step}/out"], t[f"call{2 * step + 1}/out"]
@@ -76,7 +61,7 @@ def _guided(case: GoldenCase) -> Compared:
 def _distilled(case: GoldenCase) -> Compared:
   t, meta = case.tensors, case.meta
   model, params, _ = model_of(case, {})
-  schedule = dmd_schedule(meta["selected_sampling_time"], SHIFT)
+  schedule = dmd_schedule(meta["selected_sampling_time"], DMD_SHIFT)
   yield timesteps("timesteps", schedule, t)
   observed = observed_of(t) if "_ti2v_" in case.name else None
   latents, trace = jax.jit(

@@ -14,7 +14,7 @@ from kairos_jax.interop.golden import GoldenCase
 from kairos_jax.interop.parity.case import Compared, context_of, frames_last, frames_second, model_of
 from kairos_jax.interop.parity.schedules import timesteps
 from kairos_jax.interop.parity.towers import joint_once
-from kairos_jax.model import WorldActionConfig
+from kairos_jax.model import WorldActionConfig, WorldActionModel
 from kairos_jax.model.memory import layer_name
 
 
@@ -44,7 +44,17 @@ def _video_loop(case: GoldenCase) -> Compared:
   model, params, config = model_of(case, meta["video_ctor_overrides"])
   schedule = video_schedule(t["latents_init"].shape[-3:], config, meta["steps"])
   yield timesteps("timesteps", schedule, t)
-  latents, trace = jax.jit(
+  latents, trace = sampled(model, params, t["latents_init"], schedule, t, meta["cfg_scale"])
+  yield "latents_final", frames_second(latents), t["latents_final"]
+  names = {"sample": "sample", "velocity": "model_output_cfg", "result": "prev_sample_before_reimpose"}
+  yield from _steps(trace._asdict(), names, t, frames_second)
+
+
+def sampled(
+  model: WorldActionModel, params: Any, noise: np.ndarray, schedule: Schedule, t: dict[str, np.ndarray], guidance: float
+) -> tuple[Any, Any]:
+  """The video that a case samples from the noise under its contexts, and every step of it."""
+  return jax.jit(
     lambda noise: sampler.sample_video(
       model,
       params,
@@ -52,14 +62,11 @@ def _video_loop(case: GoldenCase) -> Compared:
       schedule,
       context_of(t, "context"),
       observed=observed_of(t),
-      guidance=meta["cfg_scale"],
+      guidance=guidance,
       negative=context_of(t, "negative_context") if "negative_context" in t else None,
       trace=True,
     )
-  )(frames_last(t["latents_init"]))
-  yield "latents_final", frames_second(latents), t["latents_final"]
-  names = {"sample": "sample", "velocity": "model_output_cfg", "result": "prev_sample_before_reimpose"}
-  yield from _steps(trace._asdict(), names, t, frames_second)
+  )(frames_last(noise))
 
 
 def _joint_loop(case: GoldenCase) -> Compared:
