@@ -64,7 +64,8 @@ def test_openpis_client_is_answered_as_in_process(start, model, tmp_path):
     assert timings == (["infer_ms", "prev_total_ms"] if call else ["infer_ms"])
 
 
-# Its own process asks the server; the robot is in ours. A connection is a session: its `reset` sends nothing.
+# Its own process asks the server; the robot is in ours. A connection is a session: its `reset` sends nothing, and it has
+# no way to end one.
 ASKS = """
 import io, struct, sys
 import numpy as np
@@ -106,7 +107,7 @@ def test_openpis_client_succeeds_where_the_model_does_in_process():
   served = runtime.load(MODEL)
   seeds = range(10_000, 10_000 + EPISODES)
   robot, outcomes = Robot(served.saved.frame_size[0]), {}
-  with Running(Server(Engine(served, capacity=4, batch=1), Options(port=0, deadline=60.0, idle=2.0))) as running:
+  with Running(Server(Engine(served, capacity=EPISODES, batch=1), Options(port=0, deadline=60.0))) as running:
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with subprocess.Popen([PYTHON, "-c", ASKS, running.uri], **pipes) as process:
       for seed in seeds:
