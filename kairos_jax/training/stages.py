@@ -196,6 +196,7 @@ def _save(this: _Run, folder: Path, params: Params) -> None:
     frame_size=parts.picture_size(next(iter(this.sources.values()))),
     clip_frames=config.data.frames,
     action_horizon=config.data.action_horizon,
+    max_delay=config.train.max_delay,
     embodiments=dict(this.normalizers),
   )
   if process.is_first():
