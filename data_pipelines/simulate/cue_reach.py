@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from data_pipelines.simulate.scene import COLORS
-from data_pipelines.simulate.tabletop import ARM_COLOR, BALLS, Tabletop, arm
+from data_pipelines.simulate.tabletop import ARM_COLOR, BALLS, STEP, Tabletop, arm
 from kairos_jax.errors import KairosError
 
 HORIZON = 60  # frames, at 10 Hz
 CUE_FRAMES = 4
+_HZ = 10.0  # frames a second
 INSTRUCTION = "touch the ball that has the color of the bar"
 
 Cue = Literal["visible", "hidden"]
@@ -56,6 +57,8 @@ class Observation:
 class CueReach:
   """The environment. An action is a tip displacement [3] in [-1, 1], in units of 6 cm a frame, in the robot's order.
 
+  With `speed` the balls roll about: what a robot knows of them is soon old.
+
   Attributes:
     embodiment: name of the robot, see data_pipelines/embodiments.
     instruction: what to do; it never names the color.
@@ -65,23 +68,32 @@ class CueReach:
 
   instruction = INSTRUCTION
 
-  def __init__(self, size: int = 48, cue: Cue = "visible", robot: str = "slide_arm"):
+  def __init__(self, size: int = 48, cue: Cue = "visible", robot: str = "slide_arm", speed: float = 0.0):
     """Compiles the scene once; `cue` may be changed before a reset, `robot` is one of BODIES.
 
+    Args:
+      size: of the picture, pixels.
+      cue: how long the bar has its color.
+      robot: which arm.
+      speed: of the balls, m/s; below 0.6, which is the arm's.
+
     Raises:
-      KairosError: unknown cue mode or robot, a size out of range, or no OpenGL.
+      KairosError: unknown cue mode or robot, a speed or a size out of range, or no OpenGL.
     """
     if cue not in ("visible", "hidden"):
       raise KairosError(f"unknown cue mode {cue!r}: visible or hidden")
     if robot not in BODIES:
       raise KairosError(f"no robot {robot!r} reaches for balls: {', '.join(BODIES)}")
-    self.cue = cue
+    if not 0 <= speed < STEP * _HZ:
+      raise KairosError(f"speed is {speed}; it must be 0 to below {STEP * _HZ:g} m/s")
+    self.cue, self._speed = cue, speed
     self.embodiment, self.body = robot, BODIES[robot]
     self._axes = np.array(self.body.axes)  # a swap, so that it is its own inverse
     self.table = Tabletop(self.body.effector, size, self.body.camera)
     self.goal = 0
     self.frame = 0
     self.touched: list[str] = []
+    self._rng = np.random.default_rng(0)
 
   def reset(self, seed: int | Sequence[int], goal: int | None = None) -> Observation:
     """Starts the episode that `seed` names: ball positions, goal and start are drawn from it.
@@ -95,6 +107,9 @@ class CueReach:
     drawn = int(rng.integers(2))
     self.goal = drawn if goal is None else goal
     self.table.place_tip(rng.uniform(-0.06, 0.06, 3))
+    self._rng = rng
+    if self._speed:
+      self.table.headings = rng.uniform(0, 2 * np.pi, 2)
     self.frame, self.touched = 0, []
     return self._observe()
 
@@ -111,6 +126,8 @@ class CueReach:
     action = np.asarray(action, np.float64)
     if action.shape != (3,) or not np.isfinite(action).all():
       raise KairosError(f"action {action.tolist()} is not three finite numbers")
+    if self._speed:
+      self.table.move_balls(self._rng, self._speed / _HZ)
     self.table.drive(action[self._axes])
     self.frame += 1
     self.touched += [ball for ball in self.table.touching() if ball not in self.touched]

@@ -16,11 +16,13 @@ from data_pipelines.simulate.physics import Physics
 from data_pipelines.simulate.robot import Robot
 from kairos_jax.errors import KairosError
 
+MOVING_SPEED = 0.15  # m/s of the balls: in half a second further than the tip reaches
 KINDS: dict[str, Callable[[int], Physics | Hand | Robot]] = {
   "physics": Physics,
   "hand": Hand,
   "robot": Robot,
   "turned_robot": functools.partial(Robot, source="turned_robot", robot="turned_arm"),
+  "moving_robot": functools.partial(Robot, source="moving_robot", speed=MOVING_SPEED),
 }
 _PER_SHARD = 64
 _VERSION = 2  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade

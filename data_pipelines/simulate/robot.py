@@ -19,10 +19,22 @@ _CORRELATION = 0.8  # of the disturbance, from one frame to the next
 
 
 class Robot:
-  """Records episodes of a robot; `hidden_share` of them with the cue hidden after its first frames."""
+  """Records episodes of a robot; `hidden_share` of them with the cue hidden after its first frames.
 
-  def __init__(self, size: int, hidden_share: float = 0.5, *, source: str = "robot", robot: str = "slide_arm"):
-    self._env, self._source, self._camera = CueReach(size, robot=robot), source, BODIES[robot].camera
+  `speed` is the balls', m/s.
+  """
+
+  def __init__(
+    self,
+    size: int,
+    hidden_share: float = 0.5,
+    *,
+    source: str = "robot",
+    robot: str = "slide_arm",
+    speed: float = 0.0,
+  ):
+    self._env = CueReach(size, robot=robot, speed=speed)
+    self._source, self._camera = source, BODIES[robot].camera
     self._hidden_share = hidden_share
 
   def clip(self, rng: np.random.Generator) -> Clip:

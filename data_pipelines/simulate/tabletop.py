@@ -13,6 +13,8 @@ STEP = 0.06  # m a full command moves the servo target ahead of the tip
 TOUCH = 0.06  # m between the tip and a ball's center
 _TRAVEL_HEIGHT = 0.30  # m
 BALLS = ("red", "blue")
+_MIDDLE, _HALF = np.array([0.0, 0.01]), np.array([0.33, 0.21])  # m, where balls lie on the table
+_TURNS = 0.1  # chance, each frame, that a moving ball takes another direction
 
 ARM_COLOR = (0.98, 0.85, 0.18)
 
@@ -53,14 +55,14 @@ _SERVOS = """
 
 
 class Tabletop(Scene):
-  """The scene's state: `balls` [2, 3] (m), the tip's position and the bar's color."""
+  """The scene's state: `balls` [2, 3] (m), their `headings` [2] (rad), the tip's position and the bar's color."""
 
   def __init__(self, effector: str, size: int, camera: Literal["front", "side"] = "front"):
     super().__init__(_BODIES.format(effector=effector), size, _SERVOS, camera=camera)
     self.model.geom_contype[1:] = 0  # Touching is a distance here: nothing pushes anything.
     for i, name in enumerate(BALLS):
       self.paint(f"ball{i}", COLORS[name])
-    self.balls = np.zeros((2, 3))
+    self.balls, self.headings = np.zeros((2, 3)), np.zeros(2)
 
   def scatter(self, rng: np.random.Generator) -> None:
     """Places the balls apart from each other and from the tip, which starts near home."""
@@ -71,6 +73,18 @@ class Tabletop(Scene):
       if apart > 0.24 and np.linalg.norm(balls[:, :2], axis=1).min() > 0.12:
         break
     self.balls = self.data.mocap_pos[:] = balls
+    self.headings = np.zeros(2)
+
+  def move_balls(self, rng: np.random.Generator, meters: float) -> None:
+    """Moves each ball so far across the table, in its direction, which changes now and then and at the table's edge."""
+    turns = rng.random(2) < _TURNS
+    self.headings = np.where(turns, rng.uniform(0, 2 * np.pi, 2), self.headings)
+    step = meters * np.stack([np.cos(self.headings), np.sin(self.headings)], axis=1)
+    outside = np.abs(self.balls[:, :2] + step - _MIDDLE) > _HALF
+    step = np.where(outside, -step, step)
+    self.headings = np.arctan2(step[:, 1], step[:, 0])
+    self.balls[:, :2] += step
+    self.data.mocap_pos[:] = self.balls
 
   def place_tip(self, offset: Float[np.ndarray, "3"]) -> None:
     """Puts the tip at rest at HOME + offset (m)."""

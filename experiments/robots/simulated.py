@@ -9,7 +9,7 @@ its robot at that rate.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from absl import app, flags
@@ -20,6 +20,7 @@ from kairos_jax import seeds
 from kairos_jax.serving.client import Client
 
 
+@runtime_checkable
 class Policy(Protocol):
   """Any client of a policy server, such as openpi's."""
 

@@ -4,6 +4,7 @@ usage:
   kairos bench scaling [--frames=8,16,32,64,128] [--out=runs/scaling]
   kairos bench kernels [--op=OP] [--case=CASE] [--json]
   kairos bench latency --model=runs/demo [--rounds=30]
+  kairos bench serving --model=runs/demo [--robots=64] [--seconds=10] [--deadline_ms=200] [--soak_s=60]
   kairos bench codec
   kairos bench understanding
   kairos bench lora
@@ -20,6 +21,11 @@ reference, and then times those that are right, in turns, on the device that is 
 `latency` times a trained model from a latent's worth of new frames to a chunk of actions: from its memory alone, and
 with the video denoised too.
 
+`serving` starts `kairos serve` in a process of its own and puts it through one trial after the other: a robot alone;
+robots that ask as soon as they are answered; four times as many requests as it can answer; SIGTERM and SIGKILL while
+all ask; and a long time with resets, lost connections and malformed messages. The robots run on the same machine, and
+take their share of it.
+
 `codec` times the Wan2.1 autoencoder beside diffusers, and `understanding` Qwen3.5 beside transformers, with the same
 random weights and after both gave the same; they need the extra `bench`.
 
@@ -33,6 +39,7 @@ converts them there and back, loads them, denoises video and actions by a step, 
 Times are medians of several runs, each after an untimed one; those of `lora` and `rehearsal` are of a single run.
 """
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -47,7 +54,7 @@ from kairos_jax.errors import KairosError
 
 
 def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
-  """Adds the flags of `scaling`, `kernels` and `latency`."""
+  """Adds the flags of `scaling`, `kernels`, `latency` and `serving`."""
   del argv
   flags.DEFINE_string("frames", "8,16,32,64,128", "scaling: lengths of the video, latent frames", flag_values=table)
   flags.DEFINE_string(
@@ -56,8 +63,15 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_string("op", None, "kernels: one operation (default: all)", flag_values=table)
   flags.DEFINE_string("case", None, "kernels: one case (default: those for the device)", flag_values=table)
   flags.DEFINE_boolean("json", False, "kernels: print JSON instead of a table", flag_values=table)
-  flags.DEFINE_string("model", None, "latency: folder of a trained model; rehearsal: a released one", flag_values=table)
+  flags.DEFINE_string(
+    "model", None, "latency, serving: a trained model or its run; rehearsal: a released one", flag_values=table
+  )
   flags.DEFINE_integer("rounds", 30, "latency: timings of each way", lower_bound=1, flag_values=table)
+  flags.DEFINE_integer("robots", 64, "serving: that ask at once", lower_bound=1, flag_values=table)
+  flags.DEFINE_integer("steps", 3, "serving: denoising steps of a chunk", lower_bound=1, flag_values=table)
+  flags.DEFINE_float("seconds", 10.0, "serving: of each trial", lower_bound=0.1, flag_values=table)
+  flags.DEFINE_float("deadline_ms", 200.0, "serving: of a request under overload", lower_bound=1.0, flag_values=table)
+  flags.DEFINE_float("soak_s", 60.0, "serving: of the last trial", lower_bound=4.0, flag_values=table)
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> int:
@@ -78,8 +92,11 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     case ["latency"] if values.model is not None:
       _latency(values.model, values.rounds)
       return 0
-    case ["latency"]:
-      raise KairosError("bench latency needs --model=FOLDER")
+    case ["serving"] if values.model is not None:
+      _serving(values)
+      return 0
+    case ["latency" | "serving" as which]:
+      raise KairosError(f"bench {which} needs --model=FOLDER")
     case ["codec"]:
       from kairos_jax.evaluation import video_codec
 
@@ -99,7 +116,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     case _:
       asked = " ".join(arguments) or "nothing"
       raise KairosError(
-        f"bench takes one of scaling, kernels, latency, codec, understanding, lora, rehearsal; got {asked}"
+        f"bench takes one of scaling, kernels, latency, serving, codec, understanding, lora, rehearsal; got {asked}"
       )
 
 
@@ -199,6 +216,34 @@ def _latency(folder: str, rounds: int) -> None:
   show(f"{'answer':<12}  {'median, ms':>10}  {'95 %, ms':>10}  {'calls':>5}")
   for name, one in times.items():
     show(f"{name:<12}  {one.median * 1e3:>10.1f}  {one.p95 * 1e3:>10.1f}  {one.calls:>5}")
+
+
+def _serving(values: flags.FlagValues) -> None:
+  from kairos_jax.console import show
+  from kairos_jax.serving import load, trial
+
+  robots, seconds, deadline = values.robots, values.seconds, values.deadline_ms / 1000
+  ms = lambda x: f"{1000 * x:.0f} ms"  # noqa: E731
+  spread = lambda one: f"{one.rate:.1f}/s, half within {ms(one.p50)}, 99 % within {ms(one.p99)}"  # noqa: E731
+  with load.serving(f"--model={values.model}", f"--sessions={robots}", f"--steps={values.steps}") as server:
+    one = asyncio.run(trial.alone(server.uri, seconds))
+    show(f"one robot: {spread(one.answered)}; network and client {ms(one.network)}")
+    able = asyncio.run(trial.capacity(server.uri, robots, seconds))
+    show(f"{robots} robots: {spread(able)}")
+    over = asyncio.run(trial.overload(server.uri, robots, trial.OVERLOAD * able.rate, seconds, deadline))
+    show(f"overload, {over.offered:.0f} requests/s with a deadline of {ms(deadline)}: answered {spread(over.answered)}")
+    share, refused = over.answered.rate / able.rate, spread(over.refused)
+    show(f"  {share:.0%} of what it can; refused {refused}; no robot was left for {over.missing}")
+    ends = asyncio.run(trial.endings(server, robots))
+    show(f"SIGTERM: {ends.at_work} at work, {ends.lost} of them lost, exit code {ends.exit_code}")
+    show(
+      f"SIGKILL: {ends.gone_on} of {robots} robots went on, {ends.begun} anew, {ends.seconds:.1f} s after the restart"
+    )
+    long = asyncio.run(trial.steady(server, robots, values.soak_s))
+    memory = f"{long.resident[-1] / 1e6:.0f} MB, {long.growth / 1e6:+.1f} MB between its second and last quarter"
+    show(
+      f"{values.soak_s:.0f} s: {long.answered} answers, {long.malformed} malformed messages refused, resident {memory}"
+    )
 
 
 def _lora() -> None:

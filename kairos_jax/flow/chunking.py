@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from kairos_jax.flow.schedule import TRAIN_TIMESTEPS
 
@@ -71,6 +71,11 @@ def guided_by(
   return guided
 
 
+def in_prefix(horizon: int, delay: Int[Array, "B"]) -> Bool[Array, "B A"]:
+  """Which actions of a chunk are among its first `delay`."""
+  return jnp.arange(horizon) < jnp.asarray(delay)[:, None]
+
+
 def hold_prefix(
   previous: Float[Array, "B A action_dim"], delay: Int[Array, "B"]
 ) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
@@ -78,9 +83,9 @@ def hold_prefix(
 
   Returns:
     (constrain, timesteps): the first puts the prefix back into actions [B A action_dim], bit for bit; the second makes
-    timesteps [B A] of a timestep, 0 in the prefix.
+    timesteps [B A] of a timestep (one for all, or [B 1]), 0 in the prefix.
   """
-  known = jnp.arange(previous.shape[1]) < jnp.asarray(delay)[:, None]
+  known = in_prefix(previous.shape[1], delay)
   constrain = lambda actions: jnp.where(known[..., None], previous, actions)  # noqa: E731
   timesteps = lambda timestep: jnp.where(known, 0.0, timestep)  # noqa: E731
   return constrain, timesteps

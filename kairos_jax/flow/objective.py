@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kairos_jax.errors import KairosError
+from kairos_jax.flow.chunking import hold_prefix, in_prefix
 from kairos_jax.flow.schedule import ACTION_SHIFT, TRAIN_TIMESTEPS, shifted, video_shift
 from kairos_jax.interfaces import ContextEncoder, VideoCodec, num_frames, num_latents
 from kairos_jax.model import WorldActionModel, lora
@@ -41,6 +42,8 @@ class ObjectiveConfig:
     action_weight: lambda.
     chunks_per_clip: action chunks per clip, which share the clip's one video pass: each of its own noise and, where the
       video tower's history is causal, after its own number of observed frames.
+    max_delay: most actions at a chunk's begin that are given as they are, at noise level 0, and cost nothing: those
+      that a robot executes of its chunk before while this one is computed, see `flow.chunking`.
   """
 
   tasks: Mapping[str, float]
@@ -49,6 +52,7 @@ class ObjectiveConfig:
   action_horizon: int = 0
   action_weight: float = 1.0
   chunks_per_clip: int = 1
+  max_delay: int = 0
 
   def __post_init__(self):
     unknown = sorted(set(self.tasks) - set(TASKS))
@@ -56,6 +60,10 @@ class ObjectiveConfig:
       raise KairosError(f"tasks {dict(self.tasks)}: allowed are weights, not all 0, for {', '.join(TASKS)}")
     if self.action_horizon and any(weight and not TASKS[task][0] for task, weight in self.tasks.items()):
       raise KairosError("tasks: actions read observed frames, so only ti2v and i2v may be trained with them")
+    if not 0 <= self.max_delay < max(1, self.action_horizon):
+      raise KairosError(
+        f"max_delay is {self.max_delay}; allowed are 0 to below the {self.action_horizon} actions of a chunk"
+      )
 
 
 class Draws(NamedTuple):
@@ -68,6 +76,7 @@ class Draws(NamedTuple):
     sigma, noise: of the video.
     action_num_observed: after how many latent frames a chunk is decided; None, as the next two, without actions.
     action_sigma, action_noise: of the chunks, clip-major.
+    action_delay: how many actions of a chunk are given; None: none are, and the tower reads one level for all.
   """
 
   num_observed: Int[Array, "B"]
@@ -78,6 +87,7 @@ class Draws(NamedTuple):
   action_num_observed: Int[Array, "BR"] | None = None
   action_sigma: Float[Array, "BR"] | None = None
   action_noise: Float[Array, "BR A action_dim"] | None = None
+  action_delay: Int[Array, "BR"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -137,7 +147,11 @@ class Objective:
     if self.model.config.video.causal_history:
       action_num_observed = jax.random.randint(decided_key, action_num_observed.shape, 1, action_num_observed + 1)
     chunks = (len(action_num_observed), self.config.action_horizon, batch["action"].shape[-1])
+    delay = None
+    if self.config.max_delay:
+      delay = jax.random.randint(jax.random.fold_in(keys["action"], 0), chunks[:1], 0, self.config.max_delay + 1)
     return draws._replace(
+      action_delay=delay,
       action_num_observed=action_num_observed,
       action_sigma=shifted(jax.random.uniform(sigma_key, chunks[:1]), ACTION_SHIFT),
       action_noise=jax.random.normal(noise_key, chunks),
@@ -164,12 +178,17 @@ class Objective:
     has = jnp.repeat(batch["action_mask"].any(axis=1, keepdims=True), self.config.chunks_per_clip, axis=0)
     # Numbers that a robot lacks are 0 at every level, here and in the sampler: none of its own depends on them.
     noisy = jnp.where(has, _mix(actions, draws.action_noise, draws.action_sigma), 0.0)
+    action_timestep = draws.action_sigma * TRAIN_TIMESTEPS
+    if draws.action_delay is not None:
+      given, timesteps = hold_prefix(actions, draws.action_delay)
+      noisy, action_timestep = given(noisy), timesteps(action_timestep[:, None])
+      mask = mask & ~in_prefix(actions.shape[1], draws.action_delay)[..., None]
     contexts = jax.tree.map(lambda x: jnp.repeat(x, self.config.chunks_per_clip, axis=0), context)
     velocity, action_velocity = self._apply(
       params,
       *inputs,
       noisy,
-      draws.action_sigma * TRAIN_TIMESTEPS,
+      action_timestep,
       context,
       self._apply(params, contexts, state, state_mask, method="with_state"),
       action_num_observed=draws.action_num_observed,

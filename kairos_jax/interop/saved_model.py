@@ -44,6 +44,7 @@ class SavedModel:
     clip_frames: length of a training clip.
     action_horizon: length of an action chunk.
     embodiments: by name, the robots that it drives and what maps their units to the model's; the first is the default.
+    max_delay: most actions at a chunk's begin that it was trained to be given, see `flow.chunking`; 0: none.
   """
 
   model_config: WorldActionConfig
@@ -55,6 +56,7 @@ class SavedModel:
   clip_frames: int
   action_horizon: int
   embodiments: dict[str, EmbodimentNormalizer]
+  max_delay: int = 0
 
 
 def save(folder: str | Path, saved: SavedModel) -> None:
@@ -117,6 +119,7 @@ def load(folder: str | Path) -> SavedModel:
       **{name: description[name] for name in _PLAIN if name != "frame_size"},
       frame_size=tuple(description["frame_size"]),
       embodiments={name: EmbodimentNormalizer.from_json(x) for name, x in description["embodiments"].items()},
+      max_delay=description.get("max_delay", 0),
     )
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise KairosError(f"{folder} is not a readable model: model.json: {error!r}") from None
@@ -160,6 +163,7 @@ def _description(saved: SavedModel) -> dict[str, Any]:
     "bridge": assembly.describe(saved.encoder),
     "embodiments": {name: normalizer.to_json() for name, normalizer in saved.embodiments.items()},
     **{name: getattr(saved, name) for name in _PLAIN},
+    **({"max_delay": saved.max_delay} if saved.max_delay else {}),
   }
 
 

@@ -5,6 +5,7 @@ Example:
   slots.insert(3, model.prefill(first_frame, "touch the red ball"))
   slots.extend([3, 5], frames)              # any subset steps together, each at its own position
   actions = slots.act([3], states, seeds=[7])
+  actions = slots.step([3, 5], frames, states, seeds=[7, 8])  # both at once, which is faster
   slots.fork(3, 6)                          # slot 6 goes on from where slot 3 is
   slots.reset([3], first_frames)            # a new episode with the same instruction
   slots.drop([5])
@@ -16,8 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Int32, UInt8
 
+from data_pipelines.normalize import EmbodimentNormalizer
 from kairos_jax.errors import KairosError
 from kairos_jax.model.memory import require_constant_size
 from kairos_jax.runtime import stream as stream_lib
@@ -61,6 +63,7 @@ class Slots:
     self._reset = jax.jit(self._reset_fn, donate_argnums=1)
     self._extend = jax.jit(self._extend_fn, donate_argnums=1)
     self._act = jax.jit(self._act_fn, static_argnames="steps")
+    self._step = jax.jit(self._step_fn, donate_argnums=1, static_argnames="steps")
     self._imagine = jax.jit(self._imagine_fn, static_argnames=("count", "steps"))
     self._decode = jax.jit(self._decode_fn)
 
@@ -140,13 +143,46 @@ class Slots:
       KairosError: as `WorldModel.act` does, or a delay that cannot be.
     """
     pool, robot = self._check(slots), self._model.robot(embodiment)
-    normal, mask = self._model.normal_states(np.asarray(states, np.float32), len(slots), robot)
-    check_count("steps", steps)
-    own = self._model.own_actions(robot, len(slots))
-    before = () if previous is None else self._model.normal_previous(previous, delays, robot)
-    index, *rows = self._bucket(slots, normal, mask, own, seed_words(seeds, len(slots)), *before)
+    rows = self._decision(slots, states, seeds, steps, robot, previous, delays)
+    index, *rows = self._bucket(slots, *rows)
     actions = self._act(self._model.params, pool, index, *rows, steps=steps)
-    return robot.action.denormalize(np.asarray(actions)[: len(slots), :, : robot.action.dim])
+    return _own(actions, len(slots), robot)
+
+  def step(
+    self,
+    slots: Sequence[int],
+    frames: Sequence[UInt8[np.ndarray, "T H W 3"] | None],
+    states: Float[np.ndarray, "N S"],
+    *,
+    seeds: Sequence[int],
+    steps: int = 3,
+    embodiment: str | None = None,
+    previous: Sequence[Float[np.ndarray, "_ action_dim"]] | None = None,
+    delays: Sequence[int] = (),
+  ) -> Float[np.ndarray, "N A action_dim"]:
+    """`extend` and then `act`, as one program: nothing returns to the host between the frames and the actions.
+
+    Args:
+      frames: of each stream what is new, all equally much; None leaves a stream as it is.
+      states, seeds, steps, embodiment, previous, delays: as in `act`.
+
+    Raises:
+      KairosError: as both do, or no stream has new frames.
+    """
+    pool, robot = self._check(slots), self._model.robot(embodiment)
+    fresh = np.asarray([new is not None for new in frames])
+    some = [self._model.batched(new) for new in frames if new is not None]
+    if len(frames) != len(slots) or not some or len({new.shape for new in some}) > 1:
+      raise KairosError(
+        f"{len(frames)} videos, {len(some)} of them new, for {len(slots)} slots; all need the same shape"
+      )
+    videos = np.concatenate([some[0] if new is None else self._model.batched(new) for new in frames])
+    self._model.check_frames(videos, len(slots), pool.shape)
+    index, *rows = self._bucket(
+      slots, fresh, videos, *self._decision(slots, states, seeds, steps, robot, previous, delays)
+    )
+    self._pool, actions = self._step(self._model.params, pool, index, *rows, steps=steps)
+    return _own(actions, len(slots), robot)
 
   def imagine(
     self, slots: Sequence[int], frames: int, *, seeds: Sequence[int], steps: int = 3
@@ -166,6 +202,22 @@ class Slots:
   def stream(self, slot: int) -> Stream:
     """A copy of one stream. Raises KairosError for an empty slot."""
     return stream_lib.take(self._check([slot]), jnp.asarray([slot]))
+
+  def _decision(
+    self,
+    slots: Sequence[int],
+    states: Float[np.ndarray, "N S"],
+    seeds: Sequence[int],
+    steps: int,
+    robot: EmbodimentNormalizer,
+    previous: Sequence[Float[np.ndarray, "_ action_dim"]] | None,
+    delays: Sequence[int],
+  ) -> tuple[np.ndarray, ...]:
+    """What `decide` takes, a row for each slot."""
+    normal, mask = self._model.normal_states(np.asarray(states, np.float32), len(slots), robot)
+    check_count("steps", steps)
+    before = () if previous is None else self._model.normal_previous(previous, delays, robot)
+    return normal, mask, self._model.own_actions(robot, len(slots)), seed_words(seeds, len(slots)), *before
 
   def _imagined(self, slots: Sequence[int], count: int, seeds: Sequence[int], steps: int) -> Array:
     """Latents of the batch size that runs, on the device."""
@@ -197,20 +249,22 @@ class Slots:
   def _extend_fn(self, params: Params, pool: Stream, index: Int32[Array, "N"], frames: Array) -> Stream:
     return stream_lib.put(pool, index, self._model.see(params, stream_lib.take(pool, index), frames))
 
-  def _act_fn(
+  def _act_fn(self, params: Params, pool: Stream, index: Int32[Array, "N"], *decision: Array, steps: int) -> Array:
+    return self._model.decide(params, stream_lib.take(pool, index), *decision, steps=steps)
+
+  def _step_fn(
     self,
     params: Params,
     pool: Stream,
     index: Int32[Array, "N"],
-    states: Array,
-    state_mask: Array,
-    action_mask: Array,
-    words: Array,
-    *before: Array,
+    fresh: Bool[Array, "N"],
+    frames: Array,
+    *decision: Array,
     steps: int,
-  ) -> Array:
-    some = stream_lib.take(pool, index)
-    return self._model.decide(params, some, states, state_mask, action_mask, words, *before, steps=steps)
+  ) -> tuple[Stream, Array]:
+    seen = self._model.see(params, stream_lib.take(pool, index), frames)
+    pool = stream_lib.put(pool, jnp.where(fresh, index, self.capacity), seen)
+    return pool, self._act_fn(params, pool, index, *decision, steps=steps)
 
   def _imagine_fn(
     self, params: Params, pool: Stream, index: Int32[Array, "N"], words: Array, *, count: int, steps: int
@@ -219,6 +273,11 @@ class Slots:
 
   def _decode_fn(self, params: Params, pool: Stream, index: Int32[Array, "N"], latents: Array) -> Array:
     return self._model.show(params, stream_lib.take(pool, index), latents)[0]
+
+
+def _own(actions: Array, count: int, robot: EmbodimentNormalizer) -> Float[np.ndarray, "N A action_dim"]:
+  """The actions of the slots that are meant, in the robot's units and width."""
+  return robot.action.denormalize(np.asarray(actions)[:count, :, : robot.action.dim])
 
 
 def _fork(pool: Stream, source: Array, target: Array) -> Stream:

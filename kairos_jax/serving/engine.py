@@ -4,6 +4,7 @@ Not thread-safe: one thread owns it, and the device with it.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -122,13 +123,20 @@ class Engine:
     sizes = [1 << k for k in range(self.batch.bit_length())]
     for slot in range(self.batch):
       self._slots.insert(slot, self.model.prefill(np.zeros((first, height, width, 3), np.uint8), ""))
-    for size in [size for size in sizes for _ in range(2)]:  # the second time is without compilation
-      began, slots = time.perf_counter(), list(range(size))
-      self._slots.reset(slots, np.zeros((size, first, height, width, 3), np.uint8))
-      self._slots.extend(slots, np.zeros((size, stride, height, width, 3), np.uint8))
-      self._act(slots, np.zeros((size, dim), np.float32), [0] * size)
-      if self.chunking:
-        self._act(slots, np.zeros((size, dim), np.float32), [0] * size, [(self._left(), 1)] * size)
+    ways = ((), [(self._left(), 1)]) if self.chunking else ((),)
+    for size in sizes:
+      slots, new = list(range(size)), np.zeros((size, stride, height, width, 3), np.uint8)
+      begin = functools.partial(self._slots.reset, slots, np.zeros((size, first, height, width, 3), np.uint8))
+      decide = [
+        functools.partial(self._act, slots, frames, np.zeros((size, dim), np.float32), [0] * size, [*way] * size)
+        for way in ways
+        for frames in ([None] * size, list(new))
+      ]
+      for compiles in (begin, functools.partial(self._slots.extend, slots, new), *decide):
+        compiles()
+      began = time.perf_counter()
+      begin()
+      decide[-1]()
       seconds[size] = time.perf_counter() - began
     self._slots.drop(list(range(self.batch)))
     return seconds
@@ -147,12 +155,14 @@ class Engine:
       except KairosError as error:
         answers[name] = error
     begun = {name: bool(todo) and todo[0].begins and not self._sessions[name].latents for name, todo in blocks.items()}
+    # The last frames that go on with a stream are seen by the program that decides; all others are before it.
+    last = {name: todo.pop() for name, todo in blocks.items() if todo and not todo[-1].begins}
     for turn in range(max(map(len, blocks.values()), default=0)):
       self._remember([todo[turn] for todo in blocks.values() if turn < len(todo)])
     if blocks:
       going_on = [name for name in blocks if requests[name].previous is not None]
       for names in (going_on, [name for name in blocks if name not in going_on]):
-        for name, chunk in self._decide({name: requests[name] for name in names}).items():
+        for name, chunk in self._decide({name: requests[name] for name in names}, last).items():
           session = self._sessions[name]
           session.calls, session.last_used = session.calls + 1, time.monotonic()
           answers[name] = Answer(chunk, session.latents, begun[name])
@@ -226,19 +236,25 @@ class Engine:
     """The seed of one call: the request's own, or one for its number in the session, so that no batch changes it."""
     return seeds_lib.derive(self._seed, "call", session.calls) if request.seed is None else request.seed
 
-  def _decide(self, requests: Mapping[str, Request]) -> dict[str, Float[np.ndarray, "A action_dim"]]:
-    """The chunks of some sessions, all of which continue one or none of which does."""
+  def _decide(
+    self, requests: Mapping[str, Request], last: Mapping[str, _Block]
+  ) -> dict[str, Float[np.ndarray, "A action_dim"]]:
+    """The chunks of some sessions, all of which continue one or none of which does, after what they saw last."""
     if not requests:
       return {}
     sessions = [self._sessions[name] for name in requests]
     noise = [self._noise(session, requests[name]) for name, session in zip(requests, sessions, strict=True)]
     states = np.stack([request.state for request in requests.values()])
     before = [(request.previous, request.delay) for request in requests.values() if request.previous is not None]
-    return dict(zip(requests, self._act([one.slot for one in sessions], states, noise, before), strict=True))
+    frames = [last[name].frames if name in last else None for name in requests]
+    for name in requests:
+      self._sessions[name].latents += name in last
+    return dict(zip(requests, self._act([one.slot for one in sessions], frames, states, noise, before), strict=True))
 
   def _act(
     self,
     slots: Sequence[int],
+    frames: Sequence[UInt8[np.ndarray, "T H W 3"] | None],
     states: Float[np.ndarray, "N S"],
     seeds: Sequence[int],
     before: Sequence[tuple[Float[np.ndarray, "_ action_dim"], int]] = (),
@@ -246,7 +262,9 @@ class Engine:
     options: dict[str, Any] = dict(seeds=seeds, steps=self._steps, embodiment=self._embodiment)
     if before:
       options.update(previous=[left for left, _ in before], delays=[delay for _, delay in before])
-    return self._slots.act(slots, states, **options)
+    if all(new is None for new in frames):
+      return self._slots.act(slots, states, **options)
+    return self._slots.step(slots, frames, states, **options)
 
   def _left(self) -> Float[np.ndarray, "n action_dim"]:
     """Something that is left of a chunk, to compile with."""

@@ -8,6 +8,7 @@ import collections
 import io
 import math
 import pickle
+import pickletools
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # of torch's legacy files
 _MODES = {"RGB": 3, "L": 1, "RGBA": 4}
+_MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 _STORAGES = {
   "FloatStorage": "<f4",
   "DoubleStorage": "<f8",
@@ -84,7 +86,17 @@ class _Unpickler(pickle.Unpickler):
 
   def __init__(self, file: io.BytesIO, table: dict[tuple[str, str], Any], storages: dict | None = None):
     super().__init__(file)
-    self._table, self._storages = table, storages
+    self._file, self._table, self._storages = file, table, storages
+
+  def load(self) -> Any:
+    """The next object. First its opcodes are looked through, because some make the reader take memory at their word."""
+    begin = self._file.tell()
+    for number, (code, argument, _) in enumerate(pickletools.genops(self._file)):  # it refuses lengths beyond the end
+      # A memo has room up to its highest number. Picklers count, so none is above the opcodes before it.
+      if code.name in _MEMO and argument > number:
+        raise UnsafePickle("the pickle numbers its objects too high")
+    self._file.seek(begin)
+    return super().load()
 
   def find_class(self, module: str, name: str) -> Any:
     """A stand-in."""

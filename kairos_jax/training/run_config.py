@@ -92,7 +92,7 @@ class TrainConfig:
   """How long and how; `steps` are those of all stages. Operational fields may change when a run goes on.
 
   Attributes:
-    text_dropout, action_weight, chunks_per_clip: see `ObjectiveConfig`.
+    text_dropout, action_weight, chunks_per_clip, max_delay: see `ObjectiveConfig`.
     explode_factor: a loss above this many times the running median is refused.
     max_to_keep: of the newest checkpoints.
     profile_steps: how many steps of each stage are traced, see `profile.traced`.
@@ -110,6 +110,7 @@ class TrainConfig:
   text_dropout: Share = 0.1
   action_weight: Annotated[float, Range(0)] = 1.0
   chunks_per_clip: Count = 1
+  max_delay: Natural = 0
   recovery: RecoveryConfig | None = None
 
 
@@ -294,6 +295,7 @@ def objective_config(run: RunConfig, name: str) -> ObjectiveConfig:
     action_horizon=run.data.action_horizon if stage.actions else 0,
     action_weight=run.train.action_weight,
     chunks_per_clip=run.train.chunks_per_clip,
+    max_delay=run.train.max_delay if stage.actions else 0,
   )
 
 

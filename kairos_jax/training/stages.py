@@ -209,6 +209,7 @@ def _save(this: _Run, folder: Path, params: Params) -> None:
     frame_size=parts.picture_size(next(iter(this.sources.values())), config.stages[config.order[-1]].resolution),
     clip_frames=config.data.frames,
     action_horizon=config.data.action_horizon,
+    max_delay=config.train.max_delay,
     embodiments=dict(this.normalizers),
   )
   if process.is_first():

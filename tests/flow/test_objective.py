@@ -73,7 +73,8 @@ class Oracle:
     self.seen |= dict(actions=actions, action_timestep=action_timestep)
     repeats = actions.shape[0] // self.clean.shape[0]
     clean = np.repeat(self.actions, repeats, 0)
-    return video, (actions - clean) / (action_timestep[:, None, None] / 1000)
+    level = action_timestep.reshape(len(actions), -1, 1) / 1000
+    return video, jnp.where(level > 0, (actions - clean) / level, 1e3)
 
 
 def config_of(**changes):
@@ -110,6 +111,23 @@ def test_noise_draws_share_a_clip_and_each_has_its_own_noise(params, batch):
   assert float(loss) < 1e-6 and set(metrics) == {"loss", "loss_video", "loss_action"}
   assert model.seen["actions"].shape == (4 * BATCH, CHUNK, 4)
   assert len(set(np.asarray(model.seen["action_timestep"]).tolist())) == 4 * BATCH
+
+
+def test_what_is_given_of_a_chunk_is_clean_at_level_0_and_costs_nothing(params, batch):
+  """And the model's word on it does not count; the rest is as noisy as without."""
+  model, free = oracle_of(params, batch), oracle_of(params, batch)
+  numbers = dict(action_horizon=CHUNK, chunks_per_clip=8)
+  loss, _ = objective_of(config_of(**numbers, max_delay=2), model)(params, batch, jax.random.key(0))
+  objective_of(config_of(**numbers), free)(params, batch, jax.random.key(0))
+  assert float(loss) < 1e-6 and model.seen["action_timestep"].shape == (8 * BATCH, CHUNK)
+  delays = (np.asarray(model.seen["action_timestep"]) == 0).sum(axis=1)
+  assert set(delays.tolist()) == {0, 1, 2}
+  for row, delay in enumerate(delays):
+    np.testing.assert_array_equal(model.seen["actions"][row, :delay], model.actions[row // 8, :delay])
+    np.testing.assert_array_equal(model.seen["actions"][row, delay:], free.seen["actions"][row, delay:])
+    assert set(np.asarray(model.seen["action_timestep"][row, delay:]).tolist()) == {
+      float(free.seen["action_timestep"][row])
+    }
 
 
 def test_loss_adds_the_weighted_action_loss(params, batch):
@@ -302,6 +320,8 @@ def test_hidden_text_is_the_empty_text(params, batch):
     (dict(tasks={"t2v": 0.0}), "not all 0"),
     (dict(tasks={"v2v": 1.0}), "unconditional"),
     (dict(tasks={"t2v": 1.0}, action_horizon=4), "ti2v and i2v"),
+    (dict(tasks={"ti2v": 1.0}, action_horizon=4, max_delay=4), "max_delay is 4; allowed are 0 to below the 4 actions"),
+    (dict(tasks={"ti2v": 1.0}, max_delay=1), "max_delay is 1"),
   ],
 )
 def test_impossible_objectives_are_refused(changes, says):

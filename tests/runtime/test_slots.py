@@ -55,7 +55,7 @@ operations = st.one_of(
   st.tuples(st.just("insert"), st.integers(0, CAPACITY - 1), st.integers(0, len(TEXTS) - 1)),
   st.tuples(st.just("drop"), st.integers(0, CAPACITY - 1), st.none()),
   st.tuples(st.just("fork"), st.integers(0, CAPACITY - 1), st.integers(0, CAPACITY - 1)),
-  st.tuples(st.sampled_from(["reset", "extend", "act", "imagine"]), subsets, st.integers(0, 2**63)),
+  st.tuples(st.sampled_from(["reset", "extend", "act", "step", "imagine"]), subsets, st.integers(0, 2**63)),
 )
 
 
@@ -85,6 +85,14 @@ def play(model, slots, alone, fresh, operation):
       states = rng.standard_normal((len(there), 3)).astype(np.float32)
       got = slots.act(there, states, seeds=seeds, steps=2)
       for slot, state, seed, actions in zip(there, states, seeds, got, strict=True):
+        close(actions, model.act(alone[slot][1], state, seed=[seed], steps=2))
+    elif kind == "step":
+      states = rng.standard_normal((len(there), 3)).astype(np.float32)
+      new = [tiny.frames(4, seed=seed % 2**32) if i == 0 or seed % 2 else None for i, seed in enumerate(seeds)]
+      got = slots.step(there, new, states, seeds=seeds, steps=2)
+      for slot, frames, state, seed, actions in zip(there, new, states, seeds, got, strict=True):
+        text, stream = alone[slot]
+        alone[slot] = text, stream if frames is None else model.extend(stream, frames)
         close(actions, model.act(alone[slot][1], state, seed=[seed], steps=2))
     else:
       latents = slots.imagine_latents(there, 2, seeds=seeds, steps=2)
@@ -124,7 +132,7 @@ def compilations():
 def some_operations(slots, fresh, rng, count):
   """Random operations that are all possible; the slots alone, so that many are quick."""
   for _ in range(count):
-    kind = rng.choice(["insert", "drop", "fork", "reset", "extend", "act", "imagine"])
+    kind = rng.choice(["insert", "drop", "fork", "reset", "extend", "act", "step", "imagine"])
     there = sorted(slots.occupied)
     some = [int(slot) for slot in rng.permutation(there)[: rng.integers(1, len(there) + 1)]] if there else []
     if kind == "insert" or not there:
@@ -139,6 +147,9 @@ def some_operations(slots, fresh, rng, count):
       slots.extend(some, np.zeros((len(some), 4, tiny.SIZE, tiny.SIZE, 3), np.uint8))
     elif kind == "act":
       slots.act(some, np.zeros((len(some), 3)), seeds=some, steps=2)
+    elif kind == "step":
+      new = [np.zeros((4, tiny.SIZE, tiny.SIZE, 3), np.uint8), *[None] * (len(some) - 1)]
+      slots.step(some, new, np.zeros((len(some), 3)), seeds=some, steps=2)
     else:
       slots.imagine(some, 8, seeds=some, steps=2)
 
@@ -152,6 +163,7 @@ def test_a_thousand_operations_compile_nothing_after_the_first_of_each_size(fres
     slots.reset(there, np.zeros((size, 1, tiny.SIZE, tiny.SIZE, 3), np.uint8))
     slots.extend(there, np.zeros((size, 4, tiny.SIZE, tiny.SIZE, 3), np.uint8))
     slots.act(there, np.zeros((size, 3)), seeds=there, steps=2)
+    slots.step(there, [tiny.frames(4)] * size, np.zeros((size, 3)), seeds=there, steps=2)
     slots.imagine(there, 8, seeds=there, steps=2)
   slots.fork(0, 1)
   with compilations() as counted:
@@ -183,7 +195,22 @@ def test_buffers_are_updated_in_place(fresh, slots_for):
   pool = slots._pool
   slots.extend([1], tiny.frames(4)[None])
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(pool.memory))
+  pool = slots._pool
+  slots.step([1], [tiny.frames(4)], np.zeros((1, 3), np.float32), seeds=[1], steps=2)
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(pool.memory))
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(fresh[0]))
+
+
+def test_a_step_is_one_program_without_the_host(model, fresh, slots_for):
+  """Frames to actions: encoder, tower and all denoising steps, the pool's buffers donated, nothing called back."""
+  slots = slots_for()
+  slots.insert(0, fresh[0])
+  rows = slots._decision([0], np.zeros((1, 3)), [1], 2, model.robot(None), None, ())
+  index, *rows = slots._bucket([0], np.ones(1, bool), tiny.frames(4)[None], *rows)
+  compiled = slots._step.lower(model.params, slots._pool, index, *rows, steps=2).compile()
+  pool = sum(leaf.nbytes for leaf in jax.tree.leaves(slots._pool))
+  assert compiled.memory_analysis().alias_size_in_bytes >= 0.9 * pool
+  assert not any(word in compiled.as_text() for word in ("callback", "outfeed", "infeed", "host_transfer"))
 
 
 def test_what_cannot_be_is_refused_in_one_line_and_changes_nothing(model, fresh, slots_for):
@@ -217,6 +244,8 @@ def test_what_cannot_be_is_refused_in_one_line_and_changes_nothing(model, fresh,
     lambda: slots.act([2], np.zeros((1, 3)), seeds=[0], steps=0): "steps is 0",
     lambda: slots.act([2], np.zeros((1, 3)), seeds=[0, 1]): "give one of 0",
     lambda: slots.act([2], np.zeros((1, 3)), seeds=[-1]): "give one of 0",
+    lambda: slots.step([2], [None], np.zeros((1, 3)), seeds=[0]): "1 videos, 0 of them new, for 1 slots",
+    lambda: slots.step([2], [frames[0, :3]], np.zeros((1, 3)), seeds=[0]): "frames is 3",
     lambda: slots.imagine([2], 6, seeds=[0]): "frames is 6",
     lambda: slots.imagine([2], 4, seeds=[0], steps=0): "steps is 0",
     lambda: slots.imagine_latents([2], 0, seeds=[0]): "count is 0",

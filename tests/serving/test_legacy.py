@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import pickletools
+import tracemalloc
 import urllib.error
 import urllib.request
 
@@ -49,6 +50,22 @@ RECORDED = {
     "0405060708090a0b0c0d0e0f10119465628c0670726f6d7074948c017894752e"
   ),
 }
+
+
+@pytest.mark.parametrize(
+  "data",
+  [
+    b"\x80\x02Nr\x00\x87\x93\x03.",  # LONG_BINPUT 60,000,000
+    b"Np60000000\n.",
+    b"\x80\x05\x96\x00\x65\xcd\x1d\x00\x00\x00\x00abc.",  # BYTEARRAY8 of 500,000,000 bytes
+  ],
+)
+def test_a_small_pickle_takes_no_large_memory(data):
+  tracemalloc.start()
+  with pytest.raises(UnsafePickle):
+    loads(data)
+  assert tracemalloc.get_traced_memory()[1] < 1 << 20
+  tracemalloc.stop()
 
 
 @pytest.mark.parametrize("protocol", RECORDED)

@@ -1,0 +1,32 @@
+"""CueReach with rolling balls: what a chunk of actions is worth that comes late, and is continued in three ways.
+
+  kairos demo --out=runs/demo
+  kairos data build --out=runs/data --counts=moving_robot:1200
+  kairos train --config=experiments/moving_targets.py --workdir=runs/moving
+  kairos bench chunking --model=runs/moving --episodes=200
+
+The model of the demo goes on with the balls moving, and is given the first 0 to 4 actions of each chunk as they are.
+So the same weights are asked for chunks that know nothing of the one before, that are guided to it, and that begin with
+it.
+
+Result: docs/serving.md.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import cue_reach
+
+
+def get_config() -> ConfigDict:
+  """The robot's stage alone, from the demo's model."""
+  config = cue_reach.get_config()
+  config.order = ("robot",)
+  config.init_from = "runs/demo"
+  config.data.sources = ("moving_robot",)
+  config.train.update(steps=1000, checkpoint_every=200, explode_factor=50.0, max_delay=4)
+  config.validation = None
+  robot = config.stages.robot
+  robot.share = 1.0
+  robot.mixture = ConfigDict(dict(start=dict(moving_robot=1.0), end=dict(moving_robot=1.0)))
+  robot.optimizer.peak_lr = 2e-3
+  return config
