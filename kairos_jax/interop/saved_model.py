@@ -3,19 +3,20 @@
 import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from data_pipelines.normalize import EmbodimentNormalizer
 from kairos_jax import assembly, files
 from kairos_jax.errors import KairosError
 from kairos_jax.interfaces import ContextEncoder, VideoCodec
-from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig
+from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig, low_bit
+from kairos_jax.model.low_bit import LowBit
 from kairos_jax.model.world_action import init_params
 
 Params = dict[str, Any]
@@ -31,6 +32,7 @@ class SavedModel:
   Attributes:
     codec, encoder: descriptions of the parts around the towers; their parameters are in `params`.
     params: {"video", "action", "bridge", "codec"}, float32; without "action" where there is no action tower.
+    low_bit: how the towers' matrices are kept, if not whole; see `model.low_bit`.
     video_fps: of the video it was trained on, Hz.
     frame_size: (height, width) of that video, pixels.
     clip_frames: length of a training clip.
@@ -47,6 +49,7 @@ class SavedModel:
   clip_frames: int
   action_horizon: int
   embodiments: dict[str, EmbodimentNormalizer]
+  low_bit: LowBit | None = None
 
 
 def save(folder: str | Path, saved: SavedModel) -> None:
@@ -61,7 +64,9 @@ def save(folder: str | Path, saved: SavedModel) -> None:
     if given == _hash(saved.encoder.init(jax.random.key(0))):
       description["bridge_weights"] = given
       params = {name: part for name, part in params.items() if name != "bridge"}
-  files.write_safetensors(folder / "weights.safetensors", flatten_dict(params, sep="/"))
+  flat = low_bit.flatten(params)
+  packed = {name: low_bit.pack(x) if x.dtype == jnp.int4 else x for name, x in flat.items()}
+  files.write_safetensors(folder / "weights.safetensors", packed)
   files.write_json(folder / "model.json", description)
 
 
@@ -99,6 +104,7 @@ def load(folder: str | Path) -> SavedModel:
       **{name: description[name] for name in _PLAIN if name != "frame_size"},
       frame_size=tuple(description["frame_size"]),
       embodiments={name: EmbodimentNormalizer.from_json(x) for name, x in description["embodiments"].items()},
+      low_bit=_known(LowBit(**description["low_bit"])) if "low_bit" in description else None,
     )
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise KairosError(f"{folder} is not a readable model: model.json: {error!r}") from None
@@ -114,7 +120,7 @@ def load(folder: str | Path) -> SavedModel:
 
 def _hash(params: Params, begin: str = "") -> str:
   digest = hashlib.sha256(begin.encode())
-  for name, value in sorted(flatten_dict(params, sep="/").items()):
+  for name, value in sorted(low_bit.flatten(params).items()):
     array = np.ascontiguousarray(value)
     digest.update(f"{name} {array.dtype.name} {array.shape} ".encode())
     digest.update(array.reshape(-1).view(np.uint8))
@@ -135,7 +141,14 @@ def _description(saved: SavedModel) -> dict[str, Any]:
     "bridge": assembly.describe(saved.encoder),
     "embodiments": {name: normalizer.to_json() for name, normalizer in saved.embodiments.items()},
     **{name: getattr(saved, name) for name in _PLAIN},
+    **({} if saved.low_bit is None else {"low_bit": saved.low_bit._asdict()}),
   }
+
+
+def _known(kept: LowBit) -> LowBit:
+  if kept.kind not in low_bit.KINDS:
+    raise ValueError(f"low_bit.kind is {kept.kind!r}; allowed: {', '.join(low_bit.KINDS)}")
+  return kept
 
 
 def _read_weights(path: Path, saved: SavedModel, bridge: bool) -> Params:
@@ -145,16 +158,20 @@ def _read_weights(path: Path, saved: SavedModel, bridge: bool) -> Params:
     "codec": saved.codec.param_shapes(),
     **({"bridge": saved.encoder.param_shapes()} if bridge else {}),
   }
-  wanted, found = flatten_dict(shapes, sep="/"), files.read_safetensors(path)
+  if saved.low_bit is not None:
+    shapes = low_bit.quantized_shapes(shapes, saved.low_bit)
+  wanted, found = low_bit.flatten(shapes), files.read_safetensors(path)
   for name, shape in wanted.items():
     if name not in found:
       raise KairosError(f"{path} lacks the weight {name!r}, {shape.dtype} {shape.shape}")
+    if shape.dtype == jnp.int4 and found[name].shape == (-(-math.prod(shape.shape) // 2),):
+      found[name] = low_bit.unpack(found[name], shape.shape)
     if (found[name].shape, found[name].dtype) != (shape.shape, shape.dtype):
       there = f"{found[name].dtype} {found[name].shape}"
       raise KairosError(f"{path}: weight {name!r} is {there}; the model needs {shape.dtype} {shape.shape}")
   if unknown := sorted(set(found) - set(wanted)):
     raise KairosError(f"{path} holds {len(unknown)} weights that the model has no place for, first {unknown[0]!r}")
-  return unflatten_dict({name: jnp.asarray(value) for name, value in found.items()}, sep="/")
+  return low_bit.unflatten({name: jnp.asarray(value) for name, value in found.items()})
 
 
 def _to_json(config: VideoConfig | ActionConfig) -> dict[str, Any]:
