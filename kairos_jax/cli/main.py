@@ -34,6 +34,7 @@ COMMANDS = {
   "demo": Command("kairos_jax.cli.demo", "grow a model from nothing in minutes, watch it imagine and act"),
   "train": Command("kairos_jax.cli.train", "train an experiment's curriculum"),
   "evaluate": Command("kairos_jax.cli.evaluate", "success of a trained model in closed loop, beside its baselines"),
+  "quantize": Command("kairos_jax.cli.quantize", "write a model again with its large matrices in 8 or 4 bits"),
   "serve": Command("kairos_jax.cli.serve", "serve a trained model to robots over a websocket"),
   "data": Command("kairos_jax.cli.data", "make datasets: rendered here, or imported from robot and video formats"),
   "act": Command("kairos_jax.cli.act", "a chunk of actions from pictures and a robot's state, by a released model"),
@@ -55,6 +56,7 @@ EXAMPLES = """\
   kairos evaluate --model=runs/cue_reach
   kairos rollout --model=runs/demo --minutes=10
   kairos serve --model=runs/demo
+  kairos quantize --model=runs/demo --bits=8 --out=runs/demo_int8
   kairos bench scaling
   kairos bench kernels --op=gated_delta
   kairos kernels check --targets=v5e,v6e

@@ -6,6 +6,7 @@ A model that was converted for many devices has an Orbax checkpoint, the folder 
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from data_pipelines.normalize import EmbodimentNormalizer
 from kairos_jax import assembly, files, shards
@@ -21,7 +21,8 @@ from kairos_jax.errors import KairosError
 from kairos_jax.interfaces import ContextEncoder, VideoCodec
 from kairos_jax.interop import orbax_weights
 from kairos_jax.interop.orbax_weights import Arrays
-from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig
+from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig, low_bit
+from kairos_jax.model.low_bit import LowBit
 from kairos_jax.model.world_action import init_params
 
 Params = dict[str, Any]
@@ -39,6 +40,7 @@ class SavedModel:
     codec, encoder: descriptions of the parts around the towers; their parameters are in `params`.
     params: {"video", "action", "bridge", "codec"}, float32 where they were trained here; without "action" where there
       is no action tower.
+    low_bit: how the towers' matrices are kept, if not whole; see `model.low_bit`.
     video_fps: of the video it was trained on, Hz.
     frame_size: (height, width) of that video, pixels.
     clip_frames: length of a training clip.
@@ -57,6 +59,7 @@ class SavedModel:
   action_horizon: int
   embodiments: dict[str, EmbodimentNormalizer]
   max_delay: int = 0
+  low_bit: LowBit | None = None
 
 
 def save(folder: str | Path, saved: SavedModel) -> None:
@@ -71,7 +74,9 @@ def save(folder: str | Path, saved: SavedModel) -> None:
     if given == _hash(saved.encoder.init(jax.random.key(0))):
       description["bridge_weights"] = given
       params = {name: part for name, part in params.items() if name != "bridge"}
-  files.write_safetensors(folder / "weights.safetensors", flatten_dict(params, sep="/"))
+  flat = low_bit.flatten(params)
+  packed = {name: low_bit.pack(x) if x.dtype == jnp.int4 else x for name, x in flat.items()}
+  files.write_safetensors(folder / "weights.safetensors", packed)
   files.write_json(folder / "model.json", description)
 
 
@@ -120,6 +125,7 @@ def load(folder: str | Path) -> SavedModel:
       frame_size=tuple(description["frame_size"]),
       embodiments={name: EmbodimentNormalizer.from_json(x) for name, x in description["embodiments"].items()},
       max_delay=description.get("max_delay", 0),
+      low_bit=_known(LowBit(**description["low_bit"])) if "low_bit" in description else None,
     )
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise KairosError(f"{folder} is not a readable model: model.json: {error!r}") from None
@@ -134,7 +140,7 @@ def load(folder: str | Path) -> SavedModel:
 
 
 def _hash(params: Params, begin: str = "") -> str:
-  flat = sorted(flatten_dict(params, sep="/").items())
+  flat = sorted(low_bit.flatten(params).items())
   arrays = ((name, np.ascontiguousarray(value)) for name, value in flat)
   return hash_of(((name, x.dtype, x.shape, (x,)) for name, x in arrays), begin)
 
@@ -164,7 +170,14 @@ def _description(saved: SavedModel) -> dict[str, Any]:
     "embodiments": {name: normalizer.to_json() for name, normalizer in saved.embodiments.items()},
     **{name: getattr(saved, name) for name in _PLAIN},
     **({"max_delay": saved.max_delay} if saved.max_delay else {}),
+    **({} if saved.low_bit is None else {"low_bit": saved.low_bit._asdict()}),
   }
+
+
+def _known(kept: LowBit) -> LowBit:
+  if kept.kind not in low_bit.KINDS:
+    raise ValueError(f"low_bit.kind is {kept.kind!r}; allowed: {', '.join(low_bit.KINDS)}")
+  return kept
 
 
 def _read_weights(folder: Path, saved: SavedModel, bridge: bool) -> Params:
@@ -178,19 +191,32 @@ def _read_weights(folder: Path, saved: SavedModel, bridge: bool) -> Params:
     "codec": saved.codec.param_shapes(),
     **({"bridge": saved.encoder.param_shapes()} if bridge else {}),
   }
-  wanted = flatten_dict(shapes, sep="/")
+  if saved.low_bit is not None:
+    shapes = low_bit.quantized_shapes(shapes, saved.low_bit)
+  wanted = low_bit.flatten(shapes)
   path, tensors = stored_weights(folder)
   found = tensors.found
   for name, shape in wanted.items():
     if name not in found:
       raise KairosError(f"{path} lacks the weight {name!r}, {shape.dtype} {shape.shape}")
-    kinds = FLOATS if name.split("/")[0] in ("video", "action") else (np.dtype(shape.dtype).name,)
-    if found[name].shape != shape.shape or found[name].dtype.name not in kinds:
+    if (found[name].shape, found[name].dtype.name) not in _allowed(name, shape, saved.low_bit):
       there = f"{found[name].dtype} {found[name].shape}"
       raise KairosError(f"{path}: weight {name!r} is {there}; the model needs {shape.dtype} {shape.shape}")
   if unknown := sorted(set(found) - set(wanted)):
     raise KairosError(f"{path} holds {len(unknown)} weights that the model has no place for, first {unknown[0]!r}")
-  return unflatten_dict({name: jnp.asarray(tensors[name]) for name in wanted}, sep="/")
+  return low_bit.unflatten({name: _array(tensors[name], shape) for name, shape in wanted.items()})
+
+
+def _allowed(name: str, shape: jax.ShapeDtypeStruct, kept: LowBit | None) -> list[tuple[tuple[int, ...], str]]:
+  """Shapes and types in which a weight may be stored; numbers of 4 bits are two a byte."""
+  if shape.dtype == jnp.int4:
+    return [((-(-math.prod(shape.shape) // 2),), "uint8")]
+  in_towers = name.split("/")[0] in ("video", "action") and kept is None
+  return [(shape.shape, dtype) for dtype in (FLOATS if in_towers else (np.dtype(shape.dtype).name,))]
+
+
+def _array(stored: Any, shape: jax.ShapeDtypeStruct) -> jax.Array:
+  return jnp.asarray(low_bit.unpack(stored, shape.shape) if shape.dtype == jnp.int4 else stored)
 
 
 def stored_weights(folder: Path) -> tuple[Path, shards.Tensors | Arrays]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
+from kairos_jax.model.low_bit import Dense
 from pallas_kernels.gated_delta import gated_delta, short_convolution
 
 TAPS = 4
@@ -51,7 +52,7 @@ class GatedDeltaNet(nn.Module):
     widths = {"q": self.heads * self.key_dim, "k": self.heads * self.key_dim, "v": self.heads * self.value_dim}
     mixed, tail = {}, {}
     for name, width in widths.items():
-      raw = nn.Dense(width, use_bias=False, dtype=self.dtype, name=f"{name}_proj")(x)
+      raw = Dense(width, use_bias=False, dtype=self.dtype, name=f"{name}_proj")(x)
       taps = self.param(f"{name}_conv", nn.initializers.normal(TAPS**-0.5), (TAPS, width)).astype(self.dtype)
       past = jnp.zeros((x.shape[0], TAPS, width), raw.dtype) if state is None else state.tail[name].astype(raw.dtype)
       by_head = (rearrange(y, "... (h d) -> ... h d", h=self.heads) for y in (raw, taps, past))
@@ -80,7 +81,7 @@ class GatedDeltaNet(nn.Module):
     read = HeadNorm(self.heads, self.eps, name="o_norm")(rearrange(read, "b t h d -> b t (h d)"))
     gate = nn.Dense(widths["v"], use_bias=False, dtype=self.dtype, name="g_proj")(x)
     read = read.astype(self.dtype) * nn.silu(gate)
-    return nn.Dense(self.dim, use_bias=False, dtype=self.dtype, name="o_proj")(read), DeltaState(matrix, tail)
+    return Dense(self.dim, use_bias=False, dtype=self.dtype, name="o_proj")(read), DeltaState(matrix, tail)
 
 
 class HeadNorm(nn.Module):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 from kairos_jax.model import rotation
 from kairos_jax.model.gated_delta_net import DeltaState, GatedDeltaNet
 from kairos_jax.model.lora import COLLECTION
+from kairos_jax.model.low_bit import Dense
 
 # q, k, v [B *S H D] -> what each query reads [B *S H D].
 Attend = Callable[[Array, Array, Array], Array]
@@ -31,8 +32,8 @@ class Mlp(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-    x = nn.silu(nn.Dense(self.hidden, dtype=self.dtype, name="up")(x))
-    return nn.Dense(self.out, dtype=self.dtype, name="down")(x)
+    x = nn.silu(Dense(self.hidden, dtype=self.dtype, name="up")(x))
+    return Dense(self.out, dtype=self.dtype, name="down")(x)
 
 
 class TimeEmbedding(nn.Module):
@@ -63,7 +64,7 @@ class SelfAttention(nn.Module):
     self, x: Float[Array, "B *S D"], rope_cos_sin: tuple[Array, Array], attend: Attend
   ) -> tuple[Float[Array, "B *S D"], dict[str, Float[Array, "B *S H K"]]]:
     """Returns the output and the keys and values that a cache keeps."""
-    q, k, v = (nn.Dense(self.attention_dim, dtype=self.dtype, name=name)(x) for name in "qkv")
+    q, k, v = (Dense(self.attention_dim, dtype=self.dtype, name=name)(x) for name in "qkv")
     q = nn.RMSNorm(self.eps, dtype=self.dtype, name="norm_q")(q)
     k = nn.RMSNorm(self.eps, dtype=self.dtype, name="norm_k")(k)
     q, k, v = (rearrange(y, "... (h d) -> ... h d", h=self.heads) for y in (q, k, v))
@@ -71,7 +72,7 @@ class SelfAttention(nn.Module):
       q, k = (y.astype(jnp.float16).astype(y.dtype) for y in (q, k))
     q, k = rotation.apply_rope(q, rope_cos_sin), rotation.apply_rope(k, rope_cos_sin)
     read = rearrange(attend(q, k, v), "... h d -> ... (h d)")
-    return nn.Dense(self.dim, dtype=self.dtype, name="o")(read), {"k": k, "v": v}
+    return Dense(self.dim, dtype=self.dtype, name="o")(read), {"k": k, "v": v}
 
 
 class CrossAttention(nn.Module):
@@ -87,13 +88,13 @@ class CrossAttention(nn.Module):
   def __call__(
     self, x: Float[Array, "B S D"], context: Float[Array, "B N D"], mask: Bool[Array, "B N"] | None
   ) -> Float[Array, "B S D"]:
-    q = nn.Dense(self.attention_dim, dtype=self.dtype, name="q")(x)
-    k, v = (nn.Dense(self.attention_dim, dtype=self.dtype, name=name)(context) for name in "kv")
+    q = Dense(self.attention_dim, dtype=self.dtype, name="q")(x)
+    k, v = (Dense(self.attention_dim, dtype=self.dtype, name=name)(context) for name in "kv")
     q = nn.RMSNorm(self.eps, dtype=self.dtype, name="norm_q")(q)
     k = nn.RMSNorm(self.eps, dtype=self.dtype, name="norm_k")(k)
     q, k, v = (rearrange(y, "b s (h d) -> b s h d", h=self.heads) for y in (q, k, v))
     read = jax.nn.dot_product_attention(q, k, v, mask=None if mask is None else mask[:, None, None, :])
-    return nn.Dense(self.dim, dtype=self.dtype, name="o")(rearrange(read, "b s h d -> b s (h d)"))
+    return Dense(self.dim, dtype=self.dtype, name="o")(rearrange(read, "b s h d -> b s (h d)"))
 
 
 class Block(nn.Module):

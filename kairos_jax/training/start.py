@@ -72,7 +72,10 @@ def load(path: str | Path, towers: WorldActionConfig) -> Params:
   """
   path = Path(path)
   if (path / "model.json").exists() or (path / "model" / "model.json").exists():
-    return saved_model.load(path).params
+    saved = saved_model.load(path)
+    if saved.low_bit is not None:
+      raise KairosError(f"config key init_from: {path} is in {saved.low_bit.kind}, which cannot be trained further")
+    return saved.params
   stage, checkpoints = (path.parent, path) if path.name == "best" else (path, path / "checkpoints")
   if checkpoints.is_dir() or path.name == "best":
     params = load_params(checkpoints)
