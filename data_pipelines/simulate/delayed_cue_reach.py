@@ -50,6 +50,7 @@ class DelayedCueReach:
   Attributes:
     embodiment, instruction: see `CueReach`.
     colors: names of the balls' colors.
+    wait: the delay of every episode, frames; None draws it. It may be changed before a reset.
     goal: index of the color that counts: the last that was shown.
     delay: frames from the end of the cue that counts to the go signal.
     frame: that was observed last.
@@ -78,11 +79,12 @@ class DelayedCueReach:
     if delay is not None and delay < 0:
       raise KairosError(f"delay is {delay} frames; allowed: 0 or more, or None")
     self.colors = tuple(CUES)[:colors]
-    self._delay, self._distract, self._swap = delay, distract, swap
+    self.wait, self._distract, self._swap = delay, distract, swap
     body = BODIES[self.embodiment]
     self.table = Tabletop(body.effector, size, body.camera, {name: CUES[name] for name in self.colors})
     self._camera, self._painted = body.camera, {g: self.table.model.geom(g).rgba.copy() for g in ("floor", "arm0")}
-    self.goal, self.delay, self.frame, self.choice = 0, 0, 0, None
+    self.goal = self.delay = self.frame = 0
+    self.choice: str | None = None
     self._cues: list[tuple[int, int, str]] = []  # first frame, frame after the last, color
     self._scenery = np.zeros((0, 2, 3))
 
@@ -91,7 +93,7 @@ class DelayedCueReach:
 
     Args:
       seed: of everything.
-      goal, delay: in the place of those drawn: the same scene with another color, or another wait.
+      goal, delay: in the place of those drawn: the same scene with another color, or another delay.
     """
     rng = np.random.default_rng(seed)
     count = len(self.colors)
@@ -99,7 +101,7 @@ class DelayedCueReach:
     self.goal = int(drawn) if goal is None else goal
     longest = LONGEST // _STEP
     waits = _STEP * int(rng.integers(longest + 1))
-    self.delay = next(wait for wait in (delay, self._delay, waits) if wait is not None)
+    self.delay = next(wait for wait in (delay, self.wait, waits) if wait is not None)
     self._cues = [(0, CUE_FRAMES, self.colors[self.goal])]
     if self._swap:
       first = self.colors[(self.goal + int(other)) % count]

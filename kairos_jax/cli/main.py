@@ -34,6 +34,7 @@ COMMANDS = {
   "demo": Command("kairos_jax.cli.demo", "grow a model from nothing in minutes, watch it imagine and act"),
   "train": Command("kairos_jax.cli.train", "train an experiment's curriculum"),
   "evaluate": Command("kairos_jax.cli.evaluate", "success of a trained model in closed loop, beside its baselines"),
+  "ablate": Command("kairos_jax.cli.ablate", "train a grid of towers on a task of memory, and compare them"),
   "serve": Command("kairos_jax.cli.serve", "serve a trained model to robots over a websocket"),
   "data": Command("kairos_jax.cli.data", "make datasets: rendered here, or imported from robot and video formats"),
   "generate": Command("kairos_jax.cli.generate", "a video from words and a picture, by a released model"),

@@ -143,7 +143,7 @@ class StageConfig:
     share: of the run's steps.
     actions: whether the action tower trains too.
     mixture, crop, instruction_share: see `data_pipelines.loader.make_loader`.
-    tasks, max_observed: see `ObjectiveConfig`.
+    tasks, min_observed, max_observed, decide: see `ObjectiveConfig`.
     objective: ours, or that of the reference's training code, see `flow.official`, which reads of these and of `train`
       no more than the tasks.
     optimizer: `config.optimizer` with what the stage says itself.
@@ -162,6 +162,8 @@ class StageConfig:
   frozen: tuple[str, ...] = ()
   lora: LoraConfig | None = None
   objective: Literal["kairos", "official_video"] = "kairos"
+  min_observed: Count = 1
+  decide: Literal["any", "labeled"] = "any"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,10 +288,12 @@ def objective_config(run: RunConfig, name: str) -> ObjectiveConfig:
   return ObjectiveConfig(
     tasks=stage.tasks,
     text_dropout=run.train.text_dropout,
+    min_observed=stage.min_observed,
     max_observed=stage.max_observed,
     action_horizon=run.data.action_horizon if stage.actions else 0,
     action_weight=run.train.action_weight,
     chunks_per_clip=run.train.chunks_per_clip,
+    decide=stage.decide,
   )
 
 
