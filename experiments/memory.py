@@ -84,7 +84,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.train = ConfigDict(
     dict(
       steps=800,
-      batch_size=16,
+      batch_size=8,
       text_dropout=0.0,
       action_weight=4.0,
       chunks_per_clip=4,
@@ -123,8 +123,8 @@ def get_config(variant: str = "") -> ConfigDict:
         clips=1500,
         size=16,  # pixels
         colors=4,
-        delays=(0, 8, 16, 24, 32, 40, 48, 64, 80, 96),  # frames
-        episodes=100,  # for each delay
+        delays=(0, 8, 16, 24, 32, 40, 48, 64, 96),  # frames
+        episodes=64,  # for each delay
       )
     )
   return config

@@ -76,7 +76,8 @@ def parse(config: ConfigDict, variants: Sequence[str] | None = None) -> Grid:
   options = base.to_dict().get("ablation")
   if options is None:
     raise KairosError("this config has no key ablation; experiments/memory.py has one")
-  del base.ablation
+  with base.unlocked():
+    del base.ablation
   if keys := set(options) ^ {"variants", "clips", "size", "colors", "delays", "episodes"}:
     raise KairosError(f"config key ablation: {', '.join(sorted(keys))} missing or unknown")
   every = options["variants"]
