@@ -1,4 +1,4 @@
-"""The grid of towers as a table, plots and a page: success against the delay, and what each tower keeps of the color."""
+"""The grid of towers as a table, plots and a page: success against the delay, and what a tower keeps of the color."""
 
 import base64
 import pathlib

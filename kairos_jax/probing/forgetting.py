@@ -1,7 +1,7 @@
 """Theorem 1 on DelayedCueReach: what a window loses of the color, beside the closed form, and what a tower keeps.
 
-Y is the color as indicators, R(Z) = E|Y - Z|^2. Where a window holds no frame of the cue, all colors are alike to it, and
-R*_w - R*_full = E[Var(m_t | W_t)] = 1 - 1 / colors (`theory.forgotten_gap`); where it holds one, the gap is 0.
+Y is the color as indicators, R(Z) = E|Y - Z|^2. Where a window holds no frame of the cue, all colors are alike to it,
+and R*_w - R*_full = E[Var(m_t | W_t)] = 1 - 1 / colors (`theory.forgotten_gap`); where it holds one, the gap is 0.
 """
 
 import dataclasses
@@ -135,9 +135,7 @@ def _gap(waits: Waits, features: Sequence[Float[np.ndarray, "F"]], closed: dict[
   return Gap(delays, np.array(risks), np.array([closed[delay] for delay in delays]))
 
 
-def risk(
-  features: Float[np.ndarray, "N F"], labels: Int[np.ndarray, "N"], groups: Int[np.ndarray, "N"]
-) -> float:
+def risk(features: Float[np.ndarray, "N F"], labels: Int[np.ndarray, "N"], groups: Int[np.ndarray, "N"]) -> float:
   """E|Y - Z|^2 of the best of several predictors of a class, on groups that they were not fitted on.
 
   They are logistic regressions of two strengths, nearest neighbors, and the classes' shares, which know nothing.
