@@ -5,8 +5,8 @@
   kairos train --config=experiments/memory.py:paper --workdir=runs/paper   (after `kairos data build` of its source)
 
 One of four colors is shown for 5 frames and asked for up to 96 frames later; a latent holds 4 frames and is one token
-of the tower. A cell takes half a minute to a minute of one CPU core, and as long again where its shapes are compiled for
-the first time. Actions read one latent frame, so that what they know lies in the tower, but for `reads_all`.
+of the tower. A cell takes half a minute to a minute of one CPU core, and as long again where its shapes are compiled
+for the first time. Actions read one latent frame, so that what they know lies in the tower, but for `reads_all`.
 
 The order of the paper's layers ends with its delta net, whose output no layer of the same group reads, so a tower of
 one group could not use it. Here, as in the demo's tower, the delta net comes first.

@@ -38,8 +38,8 @@ def floors(colors: int) -> dict[str, float]:
   """What policies without the color reach, in closed form.
 
   The color is uniform and independent of all that they know, and every episode ends with a choice. So one that guesses
-  a color, one that is blind and one that moves at random are right in 1 / colors alike. With `swap`, a policy that keeps
-  the first color is always wrong, for the second is another one.
+  a color, one that is blind and one that moves at random are right in 1 / colors alike. With `swap`, a policy that
+  keeps the first color is always wrong, for the second is another one.
   """
   return {"guess": 1 / colors, "blind": 1 / colors, "random": 1 / colors, "first": 0.0}
 

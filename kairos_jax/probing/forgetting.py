@@ -126,7 +126,8 @@ def _colors(waits: Waits) -> int:
   return len(np.unique(waits.label))
 
 
-def _gap(waits: Waits, features: Sequence[Float[np.ndarray, "F"]], closed: dict[int, float]) -> Gap:
+def _gap(waits: Waits, features: Sequence[np.ndarray], closed: dict[int, float]) -> Gap:
+  """`features` are one vector for each film; those of one delay are of one length."""
   delays = tuple(int(delay) for delay in np.unique(waits.delay))
   risks = []
   for delay in delays:
