@@ -83,7 +83,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
   config.train = ConfigDict(
     dict(
-      steps=800,
+      steps=600,
       batch_size=8,
       text_dropout=0.0,
       action_weight=4.0,
@@ -91,7 +91,7 @@ def get_config(variant: str = "") -> ConfigDict:
       ema_decay=0.99,
       explode_factor=50.0,
       log_every=50,
-      checkpoint_every=500,
+      checkpoint_every=200,
       max_to_keep=1,
     )
   )
@@ -124,7 +124,7 @@ def get_config(variant: str = "") -> ConfigDict:
         size=16,  # pixels
         colors=4,
         delays=(0, 8, 16, 24, 32, 40, 48, 64, 96),  # frames
-        episodes=64,  # for each delay
+        episodes=32,  # for each delay
       )
     )
   return config

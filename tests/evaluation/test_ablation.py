@@ -89,8 +89,8 @@ def ran(monkeypatch, tiny_saved):
 def test_finished_cells_are_kept_and_the_rest_goes_on(grid, ran, tmp_path):
   cells = [ablation.Cell(name, 0) for name in ("full", "gla", "paper")]
   rows = ablation.run(grid, cells[:2], tmp_path, resume=False, beside=lambda model: {"risk": {0: 0.5}})
-  assert ran == ["full-0", "gla-0"] and rows[0]["successes"] == dict.fromkeys(grid.delays, 32)
-  assert rows[0]["parameters"]["video"] > 0 and rows[0]["steps"] == 800 and rows[0]["risk"] == {"0": 0.5}
+  assert ran == ["full-0", "gla-0"] and rows[0]["successes"] == dict.fromkeys(grid.delays, 16)
+  assert rows[0]["parameters"]["video"] > 0 and rows[0]["steps"] == 600 and rows[0]["risk"] == {"0": 0.5}
   with pytest.raises(KairosError, match="holds finished cells .full-0, gla-0.; --resume"):
     ablation.run(grid, cells, tmp_path, resume=False)
   again = ablation.run(grid, cells, tmp_path, resume=True)
