@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from data_pipelines.records import Clip
 from data_pipelines.simulate.scene import FPS
@@ -18,9 +18,13 @@ def simulated_clip(
   instruction: str = "",
   states: Sequence[Float32[np.ndarray, "S"]] = (),
   actions: Sequence[Float32[np.ndarray, "A"]] = (),
+  action_mask: Bool[np.ndarray, "M"] | None = None,
   camera: str = "front",
 ) -> Clip:
-  """A clip from the one camera, at the simulator's one rate; without states and actions it is unlabeled."""
+  """A clip from the one camera, at the simulator's one rate; without states and actions it is unlabeled.
+
+  `action_mask` says which actions are labels; None: all.
+  """
   return Clip(
     cameras={camera: np.stack(frames)},
     video_fps=FPS,
@@ -28,7 +32,7 @@ def simulated_clip(
     state=np.stack(states) if states else np.zeros((0, 0), np.float32),
     action=np.stack(actions) if actions else np.zeros((0, 0), np.float32),
     state_mask=np.ones(len(states), bool),
-    action_mask=np.ones(len(actions), bool),
+    action_mask=np.ones(len(actions), bool) if action_mask is None else action_mask,
     embodiment=embodiment,
     source=source,
     license="Apache-2.0",

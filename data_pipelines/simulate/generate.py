@@ -11,18 +11,25 @@ import numpy as np
 
 from data_pipelines import shards
 from data_pipelines.records import Clip
+from data_pipelines.simulate.delayed_robot import DelayedRobot
 from data_pipelines.simulate.hand import Hand
 from data_pipelines.simulate.physics import Physics
 from data_pipelines.simulate.robot import Robot
 from kairos_jax.errors import KairosError
 
 MOVING_SPEED = 0.15  # m/s of the balls: in half a second further than the tip reaches
-KINDS: dict[str, Callable[[int], Physics | Hand | Robot]] = {
+Simulator = Physics | Hand | Robot | DelayedRobot
+KINDS: dict[str, Callable[[int], Simulator]] = {
   "physics": Physics,
   "hand": Hand,
   "robot": Robot,
   "turned_robot": functools.partial(Robot, source="turned_robot", robot="turned_arm"),
   "moving_robot": functools.partial(Robot, source="moving_robot", speed=MOVING_SPEED),
+  "delayed2": functools.partial(DelayedRobot, source="delayed2", colors=2),
+  "delayed4": functools.partial(DelayedRobot, source="delayed4", colors=4),
+  "delayed8": functools.partial(DelayedRobot, source="delayed8", colors=8),
+  "delayed4_swap": functools.partial(DelayedRobot, source="delayed4_swap", swap=True),
+  "delayed4_distract": functools.partial(DelayedRobot, source="delayed4_distract", distract=True),
 }
 _PER_SHARD = 64
 _VERSION = 2  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade
@@ -77,7 +84,7 @@ def build(
 
 
 @functools.cache
-def _simulator(kind: str, size: int) -> Physics | Hand | Robot:
+def _simulator(kind: str, size: int) -> Simulator:
   """One model and renderer a process."""
   return KINDS[kind](size)
 

@@ -1,5 +1,6 @@
-"""Two balls, a bar and an effector on three slides: the table of Stage II (a hand) and Stage III (a robot arm)."""
+"""Balls, a bar and an effector on three slides: the table of Stage II (a hand) and Stage III (a robot arm)."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -40,8 +41,7 @@ HAND = """
 
 _BODIES = """
   <geom name="bar" type="box" size=".34 .035 .035" pos="0 .44 .05" contype="0" conaffinity="0"/>
-  <body name="ball0" mocap="true"><geom name="ball0" type="sphere" size=".058" contype="0" conaffinity="0"/></body>
-  <body name="ball1" mocap="true"><geom name="ball1" type="sphere" size=".058" contype="0" conaffinity="0"/></body>
+  {balls}
   <body name="effector" pos="0 0 .2" gravcomp="1">
     <joint name="x" type="slide" axis="1 0 0" range="-.4 .4" limited="true"/>
     <joint name="y" type="slide" axis="0 1 0" range="-.3 .3" limited="true"/>
@@ -49,36 +49,53 @@ _BODIES = """
     {effector}
   </body>
 """
+_BALL = """
+  <body name="ball{i}" mocap="true"><geom name="ball{i}" type="sphere" size=".058" contype="0" conaffinity="0"/></body>
+"""
 _SERVOS = """
   <position joint="x" kp="60" kv="12"/><position joint="y" kp="60" kv="12"/><position joint="z" kp="80" kv="12"/>
 """
 
 
 class Tabletop(Scene):
-  """The scene's state: `balls` [2, 3] (m), their `headings` [2] (rad), the tip's position and the bar's color."""
+  """The scene's state: `balls` [N, 3] (m), their `headings` [N] (rad), the tip's position and the bar's color."""
 
-  def __init__(self, effector: str, size: int, camera: Literal["front", "side"] = "front"):
-    super().__init__(_BODIES.format(effector=effector), size, _SERVOS, camera=camera)
+  def __init__(
+    self,
+    effector: str,
+    size: int,
+    camera: Literal["front", "side"] = "front",
+    colors: Mapping[str, tuple[float, float, float]] = {name: COLORS[name] for name in BALLS},  # noqa: B006
+  ):
+    """`colors` are the balls, by name."""
+    balls = "".join(_BALL.format(i=i) for i in range(len(colors)))
+    super().__init__(_BODIES.format(effector=effector, balls=balls), size, _SERVOS, camera=camera)
     self.model.geom_contype[1:] = 0  # Touching is a distance here: nothing pushes anything.
-    for i, name in enumerate(BALLS):
-      self.paint(f"ball{i}", COLORS[name])
-    self.balls, self.headings = np.zeros((2, 3)), np.zeros(2)
+    for i, rgb in enumerate(colors.values()):
+      self.paint(f"ball{i}", rgb)
+    self._names = tuple(colors)
+    self.balls, self.headings = np.zeros((len(colors), 3)), np.zeros(len(colors))
 
   def scatter(self, rng: np.random.Generator) -> None:
-    """Places the balls apart from each other and from the tip, which starts near home."""
+    """Places two balls apart from each other and from the tip, which starts near home."""
     self.reset()
     while True:
       balls = rng.uniform([-0.33, -0.20, 0.06], [0.33, 0.22, 0.14], (2, 3))
       apart = np.linalg.norm(balls[0, :2] - balls[1, :2])
       if apart > 0.24 and np.linalg.norm(balls[:, :2], axis=1).min() > 0.12:
         break
+    self.lay(balls)
+
+  def lay(self, balls: Float[np.ndarray, "N 3"]) -> None:
+    """Puts the balls there (m)."""
     self.balls = self.data.mocap_pos[:] = balls
-    self.headings = np.zeros(2)
+    self.headings = np.zeros(len(balls))
 
   def move_balls(self, rng: np.random.Generator, meters: float) -> None:
     """Moves each ball so far across the table, in its direction, which changes now and then and at the table's edge."""
-    turns = rng.random(2) < _TURNS
-    self.headings = np.where(turns, rng.uniform(0, 2 * np.pi, 2), self.headings)
+    count = len(self.balls)
+    turns = rng.random(count) < _TURNS
+    self.headings = np.where(turns, rng.uniform(0, 2 * np.pi, count), self.headings)
     step = meters * np.stack([np.cos(self.headings), np.sin(self.headings)], axis=1)
     outside = np.abs(self.balls[:, :2] + step - _MIDDLE) > _HALF
     step = np.where(outside, -step, step)
@@ -111,7 +128,7 @@ class Tabletop(Scene):
   def touching(self) -> list[str]:
     """Names of the balls within TOUCH of the tip."""
     distance = np.linalg.norm(self.balls - self.tip, axis=1)
-    return [name for name, d in zip(BALLS, distance, strict=True) if d < TOUCH]
+    return [name for name, d in zip(self._names, distance, strict=True) if d < TOUCH]
 
   def show_bar(self, color: str) -> None:
     self.paint("bar", COLORS[color])

@@ -35,6 +35,7 @@ COMMANDS = {
   "train": Command("kairos_jax.cli.train", "train an experiment's curriculum"),
   "evaluate": Command("kairos_jax.cli.evaluate", "success of a trained model in closed loop, beside its baselines"),
   "quantize": Command("kairos_jax.cli.quantize", "write a model again with its large matrices in 8 or 4 bits"),
+  "ablate": Command("kairos_jax.cli.ablate", "train a grid of towers on a task of memory, and compare them"),
   "serve": Command("kairos_jax.cli.serve", "serve a trained model to robots over a websocket"),
   "data": Command("kairos_jax.cli.data", "make datasets: rendered here, or imported from robot and video formats"),
   "act": Command("kairos_jax.cli.act", "a chunk of actions from pictures and a robot's state, by a released model"),

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 
 from data_pipelines import embodiments
 from kairos_jax.errors import KairosError
-from kairos_jax.interfaces import Observation, Policy, num_latents
+from kairos_jax.interfaces import Observation, Policy
 from kairos_jax.runtime import Slots, WorldModel
 
 STEPS = 3  # denoising steps of a chunk; few make the policy surer of itself (docs/results.md)
@@ -18,10 +18,7 @@ STEPS = 3  # denoising steps of a chunk; few make the policy surer of itself (do
 class ModelPolicy:
   """The world model: a slot of `runtime.Slots` for each episode; after each latent's worth of actions it plans anew.
 
-  A slot could go on for ever, but the model knows no histories longer than those in its training clips. So when an
-  episode's history has that length, the slot begins a new stream from the latest frame, and with it forgets what came
-  before. All numbers in docs/results.md were made so. On one model, streams that never began anew succeeded as often
-  (see there); whether all models go on that well beyond their clips was not tried.
+  A slot's stream goes on until its episode ends, however long that is: its memory is of constant size.
   """
 
   def __init__(self, model: WorldModel, instructions: Sequence[str], embodiment: str, *, steps: int = STEPS):
@@ -50,27 +47,24 @@ class ModelPolicy:
     self._model, self._robot, self._steps = model, robot, steps
     self._instructions = list(instructions)
     self._pool = Slots(model, len(self._instructions), smallest=len(self._instructions))
-    self._longest = max(1, num_latents(model.codec, model.saved.clip_frames) - 1)  # latents of history in training
-    self._known = [0] * len(self._instructions)  # latents in each slot's stream; 0: it begins with the next call
+    self._begun: set[int] = set()  # slots whose stream goes on; those of others begin with the next call
 
   def reset(self, slots: Sequence[int]) -> None:
     """Forgets what was seen in these slots."""
-    for slot in slots:
-      self._known[slot] = 0
+    self._begun -= set(slots)
 
   def act(
     self, slots: Sequence[int], observations: Sequence[Sequence[Observation]], seeds: Sequence[int]
   ) -> Float[np.ndarray, "S n A"]:
     """See `interfaces.Policy`; n is a latent's worth of control steps."""
     frames = {slot: self._frames(seen) for slot, seen in zip(slots, observations, strict=True)}
-    fresh = [slot for slot in slots if self._known[slot] % self._longest == 0]
+    fresh = [slot for slot in slots if slot not in self._begun]
     going = [slot for slot in slots if slot not in fresh]
     if fresh:
       self._begin(fresh, np.stack([self._first(frames[slot]) for slot in fresh]))
     if going:
       self._pool.extend(going, np.stack([frames[slot] for slot in going]))
-    for slot in slots:
-      self._known[slot] = 1 if slot in fresh else self._known[slot] + 1
+    self._begun |= set(fresh)
     states = np.stack([seen[-1].state for seen in observations])
     options: dict[str, Any] = dict(seeds=seeds, steps=self._steps, embodiment=self._robot.name)
     return self._pool.act(slots, states, **options)[:, : self._actions]

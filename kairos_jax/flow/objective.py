@@ -5,7 +5,7 @@ Loss = L_video + lambda L_action, each a mean squared error over what is to be p
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,22 +37,26 @@ class ObjectiveConfig:
   Attributes:
     tasks: how often each of `TASKS` is drawn.
     text_dropout: chance to hide the text of a task that reads it, for classifier-free guidance.
-    max_observed: most latent frames that may be observed.
+    min_observed, max_observed: least and most latent frames that may be observed, as far as a clip has them.
     action_horizon: length of an action chunk; 0 trains the video tower alone.
     action_weight: lambda.
     chunks_per_clip: action chunks per clip, which share the clip's one video pass: each of its own noise and, where the
       video tower's history is causal, after its own number of observed frames.
     max_delay: most actions at a chunk's begin that are given as they are, at noise level 0, and cost nothing: those
       that a robot executes of its chunk before while this one is computed, see `flow.chunking`.
+    decide: after which of the observed frames a chunk is decided: any, or only those at which an action is labeled,
+      for robots that are known to be at rest most of the time.
   """
 
   tasks: Mapping[str, float]
   text_dropout: float = 0.1
+  min_observed: int = 1
   max_observed: int = 1
   action_horizon: int = 0
   action_weight: float = 1.0
   chunks_per_clip: int = 1
   max_delay: int = 0
+  decide: Literal["any", "labeled"] = "any"
 
   def __post_init__(self):
     unknown = sorted(set(self.tasks) - set(TASKS))
@@ -134,7 +138,8 @@ class Objective:
     if not self.config.action_horizon:  # A task that observes frames is, on a single one, that task without them.
       observed &= length > 1
     most = jnp.clip(length - 1, 1, self.config.max_observed)
-    num_observed = jnp.where(observed, jax.random.randint(keys["num_observed"], length.shape, 1, most + 1), 0)
+    least = jnp.minimum(self.config.min_observed, most)
+    num_observed = jnp.where(observed, jax.random.randint(keys["num_observed"], length.shape, least, most + 1), 0)
     tokens_per_frame = self.model.config.video.tokens_per_frame(*shape[2:4])
     sigma = jax.random.uniform(keys["sigma"], length.shape)
     sigma = shifted(sigma, video_shift(tokens_per_frame, 1) * jnp.sqrt(length))
@@ -145,7 +150,10 @@ class Objective:
     decided_key, sigma_key, noise_key = jax.random.split(keys["action"], 3)
     action_num_observed = jnp.repeat(num_observed, self.config.chunks_per_clip)
     if self.model.config.video.causal_history:
-      action_num_observed = jax.random.randint(decided_key, action_num_observed.shape, 1, action_num_observed + 1)
+      if self.config.decide == "labeled":
+        action_num_observed = self._labeled_moments(batch, decided_key, action_num_observed)
+      else:
+        action_num_observed = jax.random.randint(decided_key, action_num_observed.shape, 1, action_num_observed + 1)
     chunks = (len(action_num_observed), self.config.action_horizon, batch["action"].shape[-1])
     delay = None
     if self.config.max_delay:
@@ -227,14 +235,29 @@ class Objective:
     kept = jax.random.uniform(drop_key, length.shape) >= self.config.text_dropout
     return observed, text & kept, jnp.where(single, 1, length)
 
+  def _labeled_moments(self, batch: Batch, key: Array, num_observed: Int[Array, "BR"]) -> Int[Array, "BR"]:
+    """One of 1 .. num_observed, all alike, after whose last frame an action is labeled; num_observed if none is."""
+    rows = jnp.repeat(jnp.arange(batch["action"].shape[0]), num_observed.shape[0] // batch["action"].shape[0])
+    moments = jnp.arange(1, num_latents(self.codec, batch["video"].shape[1]) + 1)
+    first, _ = self._first_action(moments[None], batch["fps"][:, None], batch["action_hz"][:, None])
+    first = jnp.minimum(first, batch["action"].shape[1] - 1)
+    labeled = jnp.take_along_axis(batch["action_mask"].any(axis=2), first, axis=1)[rows]
+    allowed = labeled & (moments <= num_observed[:, None])
+    drawn = jnp.argmax(jnp.where(allowed, jax.random.uniform(key, allowed.shape), -1.0), axis=1) + 1
+    return jnp.where(allowed.any(axis=1), drawn, num_observed)
+
+  def _first_action(self, num_observed: Array, fps: Array, action_hz: Array) -> tuple[Array, Array]:
+    """The first action after so many observed latent frames, and the last observed frame; both counted from 0."""
+    now = num_frames(self.codec, num_observed) - 1
+    # Actions have a clock of their own: the first is the one in force when that frame is seen.
+    return jnp.round(now / fps * action_hz).astype(jnp.int32), now
+
   def _decisions(self, batch: Batch, num_observed: Int[Array, "BR"]):
     """The action chunks that follow so many observed frames, and the robot's states at the last of them."""
     draws = num_observed.shape[0] // batch["action"].shape[0]
     rows = jnp.repeat(jnp.arange(batch["action"].shape[0]), draws)
     labels = {name: batch[name][rows] for name in _LABELS}
-    now = num_frames(self.codec, num_observed) - 1  # the last observed frame
-    # Actions have a clock of their own: the first is the one in force when that frame is seen.
-    begin = jnp.round(now / labels["fps"] * labels["action_hz"]).astype(jnp.int32)
+    begin, now = self._first_action(num_observed, labels["fps"], labels["action_hz"])
     index = begin[:, None] + jnp.arange(self.config.action_horizon)
     inside = (index < labels["action"].shape[1])[..., None]
     index = jnp.minimum(index, labels["action"].shape[1] - 1)[..., None]

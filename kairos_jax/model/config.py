@@ -33,6 +33,8 @@ class VideoConfig:
       came, and one pass serves a decision at every one of them. The released models see both ways within a stretch.
     float16_rope: q and k are rounded to float16 before they are turned, as the first released models (V1) do.
     key_dim, value_dim: per head of the gated delta net; the released models use 256 and 512 whatever the width.
+    decay, correction: of the gated delta net. Without decay it keeps all that it does not correct; without correction
+      it adds what it writes to what a key held before. The released models have both.
     remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or "full" (whole layer groups).
     dtype: of the computation; parameters stay in float32.
     kernels: which implementation of the operations runs; "auto" is the kernel of the platform that a program is lowered
@@ -54,6 +56,8 @@ class VideoConfig:
   patch: tuple[int, int, int] = (1, 2, 2)
   key_dim: int = 256
   value_dim: int = 512
+  decay: bool = True
+  correction: bool = True
   freq_dim: int = 256
   text_dim: int = 2048
   eps: float = 1e-6

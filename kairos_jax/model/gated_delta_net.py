@@ -1,5 +1,6 @@
 """Gated delta net: the video tower's persistent memory. Linear cost, constant state."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
+from kairos_jax.model.additive_memory import additive_memory
 from kairos_jax.model.low_bit import Dense
 from pallas_kernels.gated_delta import gated_delta, short_convolution
 
@@ -40,6 +42,8 @@ class GatedDeltaNet(nn.Module):
   eps: float
   dtype: Any
   kernels: str = "auto"
+  decay: bool = True
+  correction: bool = True
 
   @nn.compact
   def __call__(
@@ -67,7 +71,7 @@ class GatedDeltaNet(nn.Module):
     a_log = self.param("A_log", _init_a_log, (self.heads,))
     dt_bias = self.param("dt_bias", _init_dt_bias, (self.heads,))
     a_log, dt_bias = a_log.astype(jnp.float32), dt_bias.astype(jnp.float32)
-    log_decay = -jnp.exp(a_log) * jax.nn.softplus(a + dt_bias)
+    log_decay = -jnp.exp(a_log) * jax.nn.softplus(a + dt_bias) if self.decay else jnp.zeros_like(a)
     beta = jax.nn.sigmoid(nn.Dense(self.heads, use_bias=False, dtype=self.dtype, name="b_proj")(x).astype(jnp.float32))
     if tokens is not None:
       real = (jnp.arange(x.shape[1]) < tokens)[:, None]
@@ -75,9 +79,8 @@ class GatedDeltaNet(nn.Module):
 
     for name, value in dict(k=k, log_decay=log_decay, beta=beta).items():
       self.sow("intermediates", name, value)
-    read, matrix = gated_delta(
-      q, k, v, log_decay, beta, None if state is None else state.matrix, implementation=self.kernels
-    )
+    rule = functools.partial(gated_delta, implementation=self.kernels) if self.correction else additive_memory
+    read, matrix = rule(q, k, v, log_decay, beta, None if state is None else state.matrix)
     read = HeadNorm(self.heads, self.eps, name="o_norm")(rearrange(read, "b t h d -> b t (h d)"))
     gate = nn.Dense(widths["v"], use_bias=False, dtype=self.dtype, name="g_proj")(x)
     read = read.astype(self.dtype) * nn.silu(gate)

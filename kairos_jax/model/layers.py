@@ -114,6 +114,8 @@ class Block(nn.Module):
   value_dim: int = 0
   kernels: str = "auto"
   float16_rope: bool = False
+  decay: bool = True
+  correction: bool = True
 
   @nn.compact
   def __call__(
@@ -144,7 +146,16 @@ class Block(nn.Module):
     kept: Any
     if self.kind == "GATED":
       net = GatedDeltaNet(
-        self.dim, self.heads, self.key_dim, self.value_dim, self.eps, self.dtype, self.kernels, name="gated_delta"
+        self.dim,
+        self.heads,
+        self.key_dim,
+        self.value_dim,
+        self.eps,
+        self.dtype,
+        self.kernels,
+        self.decay,
+        self.correction,
+        name="gated_delta",
       )
       tokens = None if frames is None else frames * hidden.shape[-2]
       mixed, kept = net(hidden.reshape(hidden.shape[0], -1, self.dim), state, tokens)

@@ -57,6 +57,8 @@ class _VideoGroup(nn.Module):
         config.value_dim,
         config.kernels,
         config.float16_rope,
+        config.decay,
+        config.correction,
         name=name,
       )
       x, kept = block(

@@ -8,6 +8,10 @@ from kairos_jax.probing.compare import Similarity as Similarity
 from kairos_jax.probing.compare import compare as compare
 from kairos_jax.probing.decode import Decoding as Decoding
 from kairos_jax.probing.decode import decode as decode
+from kairos_jax.probing.forgetting import Gap as Gap
+from kairos_jax.probing.forgetting import film as film
+from kairos_jax.probing.forgetting import tower_gap as tower_gap
+from kairos_jax.probing.forgetting import window_gap as window_gap
 from kairos_jax.probing.intervene import PARTS as PARTS
 from kairos_jax.probing.intervene import silence as silence
 from kairos_jax.probing.intervene import transplant as transplant
@@ -16,6 +20,7 @@ from kairos_jax.probing.perturb import perturb as perturb
 from kairos_jax.probing.reach import Reach as Reach
 from kairos_jax.probing.reach import action_reach as action_reach
 from kairos_jax.probing.reach import reach as reach
+from kairos_jax.probing.reach import video_reach as video_reach
 from kairos_jax.probing.record import HalfLives as HalfLives
 from kairos_jax.probing.record import Recording as Recording
 from kairos_jax.probing.record import half_life as half_life

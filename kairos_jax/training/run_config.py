@@ -147,7 +147,7 @@ class StageConfig:
     mixture, crop, instruction_share, filters: see `data_pipelines.loader.make_loader`.
     frames: lengths of samples, each a shape that is compiled; empty is `data.frames` alone, the longest allowed.
     resolution, image_share: see `curriculum.buckets.Shapes`; None leaves each source's pictures as they are.
-    tasks, max_observed: see `ObjectiveConfig`.
+    tasks, min_observed, max_observed, decide: see `ObjectiveConfig`.
     objective: ours, or that of the reference's training code, see `flow.official`, which reads of these and of `train`
       no more than the tasks.
     optimizer: `config.optimizer` with what the stage says itself.
@@ -170,6 +170,8 @@ class StageConfig:
   resolution: Resolution | None = None
   image_share: Share = 0.0
   filters: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+  min_observed: Count = 1
+  decide: Literal["any", "labeled"] = "any"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,11 +293,13 @@ def objective_config(run: RunConfig, name: str) -> ObjectiveConfig:
   return ObjectiveConfig(
     tasks=stage.tasks,
     text_dropout=run.train.text_dropout,
+    min_observed=stage.min_observed,
     max_observed=stage.max_observed,
     action_horizon=run.data.action_horizon if stage.actions else 0,
     action_weight=run.train.action_weight,
     chunks_per_clip=run.train.chunks_per_clip,
     max_delay=run.train.max_delay if stage.actions else 0,
+    decide=stage.decide,
   )
 
 

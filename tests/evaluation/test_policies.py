@@ -1,4 +1,4 @@
-"""Policies: that the model's slots are what streams alone would be, when they begin anew, and the baselines."""
+"""Policies: that the model's slots are what streams alone would be, however long they are, and the baselines."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ def policy_for(model, slots=2, **changes):
 
 
 def test_slots_at_different_moments_answer_as_streams_alone(model):
-  policy, video = policy_for(model, clip_frames=41), [seen(tiny.frames(9, seed=i)) for i in range(2)]
+  policy, video = policy_for(model), [seen(tiny.frames(9, seed=i)) for i in range(2)]
   policy.reset([0, 1])
   first = policy.act([1], [video[1][:1]], [70])
   second = policy.act([1], [video[1][1:5]], [71])
@@ -54,19 +54,17 @@ def test_slots_at_different_moments_answer_as_streams_alone(model):
       np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_a_slot_begins_anew_beyond_the_histories_of_training(model, shared):
-  """Clips of 9 frames are 3 latents: two of history, and one to come. So the third call forgets the first two."""
-  policy, frames = shared, tiny.frames(13)
-  steps = [frames[:1], frames[1:5], frames[5:9], frames[9:13]]
+def test_a_stream_goes_on_beyond_the_histories_of_training(model, shared):
+  """Clips of 9 frames are 3 latents; an episode of 5 is still one stream."""
+  policy, frames = shared, tiny.frames(17)
+  steps = [frames[:1], frames[1:5], frames[5:9], frames[9:13], frames[13:17]]
   policy.reset([0])
-  answers = [policy.act([0], [seen(part)], [7])[0] for part in steps]
-  state = seen(steps[2])[-1].state
-  alone = model.prefill(frames[8:9], "push")
-  np.testing.assert_allclose(answers[2], model.act(alone, state, seed=[7], steps=2), atol=1e-5)
-  going_on = model.extend(model.extend(model.prefill(frames[:1], "push"), frames[1:5]), frames[5:9])
-  assert np.abs(answers[2] - model.act(going_on, state, seed=[7], steps=2)).max() > 1e-3
-  then = model.extend(alone, frames[9:13])
-  np.testing.assert_allclose(answers[3], model.act(then, seen(steps[3])[-1].state, seed=[7], steps=2), atol=1e-5)
+  for part in steps:
+    answer = policy.act([0], [seen(part)], [7])[0]
+  stream = model.prefill(frames[:1], "push")
+  for part in steps[1:]:
+    stream = model.extend(stream, part)
+  np.testing.assert_allclose(answer, model.act(stream, seen(part)[-1].state, seed=[7], steps=2), atol=1e-5)
 
 
 def test_a_reset_forgets(shared):
@@ -101,10 +99,10 @@ def test_frames_are_found_by_time_where_control_is_faster_than_video(model):
   policy._pool = pool = Pool()
   policy.reset([0])
   answers = []
-  for first, last in ((0, 0), (1, 8), (9, 16)):  # clips of 9 frames: the third call begins anew
+  for first, last in ((0, 0), (1, 8), (9, 16)):
     shown = [np.full((16, 16, 3), n, np.uint8) for n in range(first, last + 1)]
     answers.append(policy.act([0], [seen(shown, np.full((len(shown), 3), last))], [1]))
-  assert pool.calls == [("reset", [0]), ("extend", [2, 4, 6, 8]), ("reset", [16])]
+  assert pool.calls == [("reset", [0]), ("extend", [2, 4, 6, 8]), ("extend", [10, 12, 14, 16])]
   assert [x.shape for x in answers] == [(1, 8, 3)] * 3 and answers[1].max() == 8  # the state of now
 
 

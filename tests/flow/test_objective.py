@@ -327,3 +327,37 @@ def test_hidden_text_is_the_empty_text(params, batch):
 def test_impossible_objectives_are_refused(changes, says):
   with pytest.raises(KairosError, match=says):
     ObjectiveConfig(**changes)
+
+
+def labeled_batch(batch):
+  """Clip 0 is labeled from frame 7 on, clip 1 up to frame 3, clip 2 nowhere."""
+  frame = np.arange(FRAMES - 1)
+  rows = np.stack([frame >= 7, frame < 3, np.zeros(FRAMES - 1, bool)])
+  return {**batch, "action_mask": np.repeat(rows[..., None], 4, axis=-1)}
+
+
+def test_chunks_are_decided_where_actions_are_labeled(params, batch, monkeypatch):
+  """Frames 0, 4, 8 and 12 end a latent: the moments of clip 0 are after 3 of them, those of clip 1 after 1."""
+  batch = labeled_batch(batch)
+  causal = SimpleNamespace(video=dataclasses.replace(TOWERS.video, causal_history=True))
+  model = Oracle(np.zeros((BATCH, 4, 2, 2, 3), np.float32))
+  monkeypatch.setattr(model, "config", causal)
+  config = config_of(action_horizon=CHUNK, chunks_per_clip=16, min_observed=3, max_observed=9, decide="labeled")
+  objective = objective_of(config, model)
+  draws = objective.draw(batch, (BATCH, 4, 2, 2, 3), jax.random.key(3))
+  np.testing.assert_array_equal(draws.num_observed, [3, 2, 1])  # all but the last of each clip's latents
+  decided = np.asarray(draws.action_num_observed).reshape(BATCH, 16)
+  assert set(decided[0]) == {3} and set(decided[1]) == {1} and set(decided[2]) == {1}
+  everywhere = {**batch, "action_mask": np.ones((BATCH, FRAMES - 1, 4), bool)}
+  many = dataclasses.replace(config, chunks_per_clip=64)
+  decided = objective_of(many, model).draw(everywhere, (BATCH, 4, 2, 2, 3), jax.random.key(3)).action_num_observed
+  counts = np.bincount(np.asarray(decided).reshape(BATCH, 64)[0], minlength=4)
+  assert counts[0] == 0 and (counts[1:4] > 8).all() and counts[4:].sum() == 0
+
+
+def test_the_least_number_of_observed_frames_holds_as_far_as_a_clip_has_them(params, batch):
+  model = oracle_of(params, batch)
+  for least, allowed in ((2, [{2, 3}, {2}, {1}]), (1, [{1, 2, 3}, {1, 2}, {1}])):
+    objective = objective_of(config_of(min_observed=least, max_observed=5), model)
+    seen = [objective.draw(batch, model.clean.shape, jax.random.key(i)).num_observed for i in range(24)]
+    assert [set(column) for column in np.array(seen).T] == allowed

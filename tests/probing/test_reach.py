@@ -7,7 +7,6 @@ import pytest
 
 from kairos_jax import probing
 from kairos_jax.errors import KairosError
-from kairos_jax.probing.reach import video_reach
 from kairos_jax.runtime import WorldModel
 from tests import tiny
 
@@ -29,7 +28,7 @@ VIDEO = np.stack([tiny.frames(33, seed=i) for i in range(2)])  # 9 latent frames
 )
 def test_the_reach_that_a_config_gives(layers, video_frames, action, video):
   config = tiny.model_config(layers=layers, video_frames=video_frames)
-  assert probing.action_reach(config) == action and video_reach(config) == video
+  assert probing.action_reach(config) == action and probing.video_reach(config) == video
 
 
 @pytest.mark.parametrize("layers", [("SWA", "DSWA"), ("DSWA", "SWA"), ("GATED", "SWA")])
