@@ -56,6 +56,8 @@ _SERVOS = """
   <position joint="x" kp="60" kv="12"/><position joint="y" kp="60" kv="12"/><position joint="z" kp="80" kv="12"/>
 """
 
+BALL_COLORS = {name: COLORS[name] for name in BALLS}
+
 
 class Tabletop(Scene):
   """The scene's state: `balls` [N, 3] (m), their `headings` [N] (rad), the tip's position and the bar's color."""
@@ -65,7 +67,7 @@ class Tabletop(Scene):
     effector: str,
     size: int,
     camera: Literal["front", "side"] = "front",
-    colors: Mapping[str, tuple[float, float, float]] = {name: COLORS[name] for name in BALLS},  # noqa: B006
+    colors: Mapping[str, tuple[float, float, float]] = BALL_COLORS,
   ):
     """`colors` are the balls, by name."""
     balls = "".join(_BALL.format(i=i) for i in range(len(colors)))
