@@ -64,8 +64,8 @@ def test_openpis_client_is_answered_as_in_process(start, model, tmp_path):
     assert timings == (["infer_ms", "prev_total_ms"] if call else ["infer_ms"])
 
 
-# Its own process asks the server; the robot is in ours. A connection is a session: its `reset` sends nothing, and it has
-# no way to end one.
+# Its own process asks the server; the robot is in ours. A connection is a session: its `reset` sends nothing, and it
+# has no way to end one.
 ASKS = """
 import io, struct, sys
 import numpy as np
