@@ -77,7 +77,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     where = dataclasses.replace(where, statistics=Path(values.stats))
   outline = weights.outline(model, where, values.dtype)
   policy.check_state(state, outline)
-  tokens = outline.encoder.tokenize([policy.PROMPT.format(values.prompt.strip())], [picture])  # type: ignore[call-arg]
+  tokens = outline.encoder.tokenize([policy.PROMPT.format(values.prompt.strip())], [picture])
   tokens_per_frame = model.model_config.video.tokens_per_frame(*size)
   console.show(estimate.memory(model, where, values.dtype, tokens_per_frame), stderr=True)
   if where.statistics is None:

@@ -116,7 +116,7 @@ def sample_video_cached(
       )
       said.append(velocity)
       kept.append(last)
-    v = said[0] if len(said) == 1 else mix(*said, guidance)
+    v = said[0] if len(said) == 1 else mix(said[0], said[1], guidance)
     result = keep(sample + v * (next_sigma - sigma))
     if on_step is not None:
       jax.debug.callback(on_step, index)

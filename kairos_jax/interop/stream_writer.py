@@ -91,7 +91,8 @@ class Journal:
   """Which pieces are done, each with what is known of it, for one plan; lines of JSON."""
 
   def __init__(self, path: Path, plan: str):
-    self._path, self._since, self._waiting = path, 0, []
+    self._path, self._since = path, 0
+    self._waiting: list[dict[str, Any]] = []
     self.done: dict[str, Any] = {}
     lines = path.read_text().splitlines() if path.exists() else []
     self.fresh = not lines or _parsed(lines[0]) != {"plan": plan}

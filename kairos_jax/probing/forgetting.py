@@ -132,7 +132,7 @@ def _gap(waits: Waits, features: Sequence[np.ndarray], closed: dict[int, float])
   risks = []
   for delay in delays:
     rows = np.flatnonzero(waits.delay == delay)
-    risks.append(risk(np.stack([features[i] for i in rows]), waits.label[rows], waits.scene[rows]))
+    risks.append(risk(np.stack([features[i] for i in rows.tolist()]), waits.label[rows], waits.scene[rows]))
   return Gap(delays, np.array(risks), np.array([closed[delay] for delay in delays]))
 
 

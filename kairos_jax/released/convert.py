@@ -17,6 +17,7 @@ from flax.traverse_util import flatten_dict
 
 from kairos_jax import files as files_lib
 from kairos_jax import shards
+from kairos_jax.bridge import QwenBridge
 from kairos_jax.errors import KairosError
 from kairos_jax.interop import codec_weights, orbax_weights, saved_model
 from kairos_jax.interop.orbax_weights import Arrays, OrbaxWriter
@@ -96,14 +97,14 @@ def to_saved(
       writer.write("/".join(("codec", *path)), values)
       size += values.nbytes
       on_piece(values.nbytes)
-    kinds = {name: _entry(x) for name, x in given.items()}
-    journal.add(VAE, {"tensors": kinds}, size, writer)
+    entries = {name: _entry(x) for name, x in given.items()}
+    journal.add(VAE, {"tensors": entries}, size, writer)
   for name, x in flatten_dict(saved.params, sep="/").items():
     writer.write(name, np.asarray(x))
   journal.flush(writer)
   writer.finish()
 
-  bridge = None if "bridge" in saved.params else saved_model.hash_of(saved.encoder.stream())
+  bridge = saved_model.hash_of(saved.encoder.stream()) if isinstance(saved.encoder, QwenBridge) else None
   if (statistics := model.config.robot and towers[0].parent / model.config.robot.statistics) and statistics.exists():
     shutil.copyfile(statistics, out / statistics.name)
   done = {name: entry for name, entry in journal.done.items() if name != VAE}

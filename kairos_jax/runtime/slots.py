@@ -144,8 +144,8 @@ class Slots:
     """
     pool, robot = self._check(slots), self._model.robot(embodiment)
     rows = self._decision(slots, states, seeds, steps, robot, previous, delays)
-    index, *rows = self._bucket(slots, *rows)
-    actions = self._act(self._model.params, pool, index, *rows, steps=steps)
+    index, *padded = self._bucket(slots, *rows)
+    actions = self._act(self._model.params, pool, index, *padded, steps=steps)
     return _own(actions, len(slots), robot)
 
   def step(

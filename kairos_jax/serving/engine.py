@@ -6,7 +6,7 @@ Not thread-safe: one thread owns it, and the device with it.
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -132,8 +132,9 @@ class Engine:
         for way in ways
         for frames in ([None] * size, list(new))
       ]
-      for compiles in (begin, functools.partial(self._slots.extend, slots, new), *decide):
-        compiles()
+      programs: list[Callable[[], Any]] = [begin, functools.partial(self._slots.extend, slots, new), *decide]
+      for program in programs:
+        program()
       began = time.perf_counter()
       begin()
       decide[-1]()

@@ -92,7 +92,8 @@ async def closed_loop(clients: Sequence[AsyncClient], going_on: Callable[[], boo
   """Every robot asks as soon as it is answered: what a server can do. Nobody is refused for want of time."""
 
   async def drive(client: AsyncClient, seed: int) -> list[Asked]:
-    seen, asked = observation(client.metadata, seed) | {"deadline_ms": _PATIENT_MS}, []
+    seen = observation(client.metadata, seed) | {"deadline_ms": _PATIENT_MS}
+    asked: list[Asked] = []
     while going_on() and (not asked or asked[-1].outcome == "answered"):
       asked.append(await ask(client, seen))
     return asked

@@ -93,7 +93,7 @@ class _Unpickler(pickle.Unpickler):
     begin = self._file.tell()
     for number, (code, argument, _) in enumerate(pickletools.genops(self._file)):  # it refuses lengths beyond the end
       # A memo has room up to its highest number. Picklers count, so none is above the opcodes before it.
-      if code.name in _MEMO and argument > number:
+      if code.name in _MEMO and (argument or 0) > number:
         raise UnsafePickle("the pickle numbers its objects too high")
     self._file.seek(begin)
     return super().load()

@@ -153,5 +153,6 @@ async def steady(server: Process, robots: int, seconds: float) -> Steady:
       resident.append(server.resident_bytes())
       await asyncio.sleep(1.0)
 
-  malformed, *_ = await asyncio.gather(load.disturb(server.uri, going_on), watch(), *map(come_and_go, range(robots)))
+  others = asyncio.gather(watch(), *map(come_and_go, range(robots)))
+  malformed, _ = await asyncio.gather(load.disturb(server.uri, going_on), others)
   return Steady(answered, malformed, resident)
