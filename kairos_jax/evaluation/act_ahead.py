@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
 
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.sampler import sample_actions
@@ -91,7 +92,10 @@ def compile_act(released: Released, target: str, kind: str, steps: int) -> Ahead
   memory = dataclasses.replace(memory, window={}, delta={})  # of which actions read nothing
   arguments = (params, memory, context, shape(1, action.state_dim), shape(1, horizon, action.action_dim))
   begin = time.monotonic()
-  account = check.lower(chip, act, arguments).compile().memory_analysis()
+  here = SingleDeviceSharding(check.device(chip))
+  placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), arguments)
+  with check.pretend(chip):
+    account = jax.jit(act).trace(*placed).lower().compile().memory_analysis()
   seconds = time.monotonic() - begin
   size, read = _bytes(params), _bytes(memory.action)
   keys = sum(math.prod(x.shape[:5]) for x in jax.tree.leaves(memory.action)) // 2  # of all layers
