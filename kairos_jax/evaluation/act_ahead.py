@@ -98,7 +98,7 @@ def compile_act(released: Released, target: str, kind: str, steps: int) -> Ahead
     account = jax.jit(act).trace(*placed).lower().compile().memory_analysis()
   seconds = time.monotonic() - begin
   size, read = _bytes(params), _bytes(memory.action)
-  keys = sum(math.prod(x.shape[:5]) for x in jax.tree.leaves(memory.action)) // 2  # of all layers
+  keys = sum(math.prod(x.shape[:4]) for x in jax.tree.leaves(memory.action)) // 2  # of all layers
   matrices = sum(math.prod(x.shape) for path, x in _flat(params) if path.endswith(("kernel", "qvalue")))
   layers = len(video.layers)
   scores = horizon * (keys + layers * (horizon + CONTEXT + 1))
