@@ -17,6 +17,7 @@ import json
 import os
 import re
 import signal
+import socket
 import tempfile
 import time
 import urllib.parse
@@ -41,7 +42,7 @@ from kairos_jax.serving.worlds import Worlds
 
 _WAITING = 8  # frames that wait for a viewer at most
 _LONGEST_PROMPT = 500  # characters
-_SECOND = 1.0
+_BUFFER = 32 << 10  # bytes on their way to a viewer at most, so that nobody sees a long past
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -168,7 +169,7 @@ class Playground:
       compression=None,
       max_size=4 * self._size[0] * self._size[1] * 3 + (64 << 10),  # a picture in base64, and words
       max_queue=4,
-      write_limit=64 << 10,
+      write_limit=_BUFFER,
       process_request=self._answer,
       server_header=None,
     )
@@ -235,6 +236,7 @@ class Playground:
   async def _watch(self, connection: ServerConnection) -> None:
     viewer = _Viewer()
     self._viewers.add(viewer)
+    connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
     viewer.say(kind="hello", **self._hello)
     sender = asyncio.create_task(_send(connection, viewer))
     try:
@@ -395,7 +397,7 @@ class Playground:
   async def _count(self) -> None:
     """Tells everyone, once a second, what it costs."""
     while True:
-      await asyncio.sleep(_SECOND)
+      await asyncio.sleep(1.0)
       for name, show in list(self._shows.items()):
         if not (viewers := self._watching(name)):
           continue
