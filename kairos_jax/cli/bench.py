@@ -4,6 +4,7 @@ usage:
   kairos bench scaling [--frames=8,16,32,64,128] [--out=runs/scaling]
   kairos bench kernels [--op=OP] [--case=CASE] [--json]
   kairos bench latency --model=runs/demo [--rounds=30]
+  kairos bench history --model=runs/demo [--rounds=30] [--out=runs/history]
   kairos bench serving --model=runs/demo [--robots=64] [--seconds=10] [--deadline_ms=200] [--soak_s=60]
   kairos bench chunking --model=runs/moving[,runs/moving2] [--episodes=200] [--out=runs/chunking]
   kairos bench act [--targets=v5e,v6e,sm90] [--model=kairos-4B-robot-RoboTwin2.0] [--bits=16,8,4]
@@ -21,7 +22,7 @@ about a minute on 2 CPU cores; writes OUT.json and OUT.png.
 reference, and then times those that are right, in turns, on the device that is here.
 
 `latency` times a trained model from a latent's worth of new frames to a chunk of actions: from its memory alone, and
-with the video denoised too.
+with the video denoised too. `history` times the first of them after 10 to 1,000 frames of history; writes OUT.png.
 
 `serving` starts `kairos serve` in a process of its own and puts it through one trial after the other: a robot alone;
 robots that ask as soon as they are answered; four times as many requests as it can answer; SIGTERM and SIGKILL while
@@ -62,18 +63,7 @@ from absl import flags
 from kairos_jax.cli import operations
 from kairos_jax.errors import KairosError
 
-MEASURES = (
-  "scaling",
-  "kernels",
-  "latency",
-  "serving",
-  "chunking",
-  "act",
-  "codec",
-  "understanding",
-  "lora",
-  "rehearsal",
-)
+MEASURES = "scaling kernels latency history serving chunking act codec understanding lora rehearsal".split()
 
 
 def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -81,17 +71,15 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   del argv
   flags.DEFINE_string("frames", "8,16,32,64,128", "scaling: lengths of the video, latent frames", flag_values=table)
   flags.DEFINE_string(
-    "out", None, "scaling, chunking, rehearsal: where to write (default runs/ and the name)", flag_values=table
+    "out", None, "scaling, history, chunking, rehearsal: where to write (default runs/ and the name)", flag_values=table
   )
   flags.DEFINE_string("op", None, "kernels: one operation (default: all)", flag_values=table)
   flags.DEFINE_string("case", None, "kernels: one case (default: those for the device)", flag_values=table)
   flags.DEFINE_boolean("json", False, "kernels: print JSON instead of a table", flag_values=table)
-  flags.DEFINE_string(
-    "model", None, "latency, serving, chunking: trained models; rehearsal: a released one", flag_values=table
-  )
+  flags.DEFINE_string("model", None, "act, rehearsal: a released model; others: trained ones", flag_values=table)
   flags.DEFINE_integer("episodes", 200, "chunking: of each way, delay and model", lower_bound=1, flag_values=table)
   flags.DEFINE_list("bits", ["16", "8", "4"], "act: of a number of the large matrices", flag_values=table)
-  flags.DEFINE_integer("rounds", 30, "latency: timings of each way", lower_bound=1, flag_values=table)
+  flags.DEFINE_integer("rounds", 30, "latency, history: timings of each", lower_bound=1, flag_values=table)
   flags.DEFINE_string("targets", None, "codec: chips to compile for instead; act: chips", flag_values=table)
   flags.DEFINE_integer("robots", 64, "serving: that ask at once", lower_bound=1, flag_values=table)
   flags.DEFINE_integer("steps", 3, "serving: denoising steps of a chunk", lower_bound=1, flag_values=table)
@@ -118,13 +106,16 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     case ["latency"] if values.model is not None:
       _latency(values.model, values.rounds)
       return 0
+    case ["history"] if values.model is not None:
+      _history(values.model, values.rounds, Path(values.out or "runs/history"))
+      return 0
     case ["serving"] if values.model is not None:
       _serving(values)
       return 0
     case ["chunking"] if values.model is not None:
       _chunking(values.model.split(","), values.episodes, Path(values.out or "runs/chunking"))
       return 0
-    case ["latency" | "serving" | "chunking" as which]:
+    case ["latency" | "history" | "serving" | "chunking" as which]:
       raise KairosError(f"bench {which} needs --model=FOLDER")
     case ["act"]:
       _act(values.model, (values.targets or "v5e,v6e,sm90").split(","), values.bits)
@@ -249,6 +240,27 @@ def _latency(folder: str, rounds: int) -> None:
   show(f"{'answer':<12}  {'median, ms':>10}  {'95 %, ms':>10}  {'calls':>5}")
   for name, one in times.items():
     show(f"{name:<12}  {one.median * 1e3:>10.1f}  {one.p95 * 1e3:>10.1f}  {one.calls:>5}")
+
+
+def _history(folder: str, rounds: int, out: Path) -> None:
+  import jax
+
+  from kairos_jax import runtime
+  from kairos_jax.console import show
+  from kairos_jax.demo import pictures
+  from kairos_jax.evaluation import latency, scaling
+
+  times = latency.by_history(runtime.load(folder), "", rounds=rounds)
+  show(f"{jax.devices()[0].device_kind}, {latency.STEPS} denoising steps\n")
+  show(f"{'frames':>6}  {'median, ms':>10}  {'95 %, ms':>10}  {'of processors, ms':>17}")
+  for length, one in times.items():
+    show(f"{length:>6}  {one.median * 1e3:>10.1f}  {one.p95 * 1e3:>10.1f}  {one.processor * 1e3:>17.1f}")
+  power, busy = (
+    scaling.exponent(list(times), [getattr(one, name) for one in times.values()]) for name in ("median", "processor")
+  )
+  show(f"\ntime ~ frames^{power:.3f}, time of processors ~ frames^{busy:.3f}")
+  pictures.history(times, power, f"{out}.png")
+  show(f"{out}.png")
 
 
 def _serving(values: flags.FlagValues) -> None:
