@@ -308,10 +308,7 @@ def _chunking(folders: list[str], episodes: int, out: Path) -> None:
   for delay in delays:
     for way in ways:
       with progress(f"{way}, delay {delay}", len(models) * episodes) as bar:
-        each = []
-        for model in models:
-          before = len(each) * episodes
-          each.append(chunking.success(model, way, delay, seeds, lambda done, before=before: bar.update(before + done)))
+        each = [chunking.success(model, way, delay, seeds, lambda _: bar.advance()) for model in models]
       found[way][delay] = [one.tolist() for one in each]
       rate = mean_interval(np.concatenate(each).astype(float))
       show(f"delay {delay}  {way:<12} {rate.value:.3f} ({rate.low:.3f} to {rate.high:.3f})")

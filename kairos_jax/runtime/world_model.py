@@ -185,7 +185,7 @@ class WorldModel:
     before: dict[str, Any] = dict(previous=previous)
     if previous is not None and self.saved.max_delay:
       before["prefix"] = jnp.minimum(delay, self.saved.max_delay)
-    elif previous is not None:
+    elif left is not None and delay is not None:
       horizon = self.saved.action_horizon
       before["previous_weights"] = soft_mask(horizon, delay, horizon - left)
     return sampler.sample_actions(self.model, params, *inputs, action_mask=action_mask, **before)[0]

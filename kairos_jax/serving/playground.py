@@ -240,7 +240,8 @@ class Playground:
     viewer.say(kind="hello", **self._hello)
     sender = asyncio.create_task(_send(connection, viewer))
     try:
-      wanted = urllib.parse.parse_qs(urllib.parse.urlsplit(connection.request.path).query).get("world", [""])[0]
+      asked = connection.request.path if connection.request else ""
+      wanted = urllib.parse.parse_qs(urllib.parse.urlsplit(asked).query).get("world", [""])[0]
       try:
         if wanted in self._shows:
           await self._join(viewer, wanted)

@@ -99,8 +99,8 @@ class Worlds:
   def prompt(self, name: str, text: str) -> None:
     """Goes on under other words: the latest frames are read again, because memory depends on the words."""
     world, count = self._get(name), num_frames(self._model.codec, _REREAD)
-    recent = list(world.frames)[-count:]
-    recent = np.stack([recent[0]] * (count - len(recent)) + recent)  # of one length, so that it compiles once
+    latest = list(world.frames)[-count:]
+    recent = np.stack([latest[0]] * (count - len(latest)) + latest)  # of one length, so that it compiles once
     world.past.append(world.now)
     world.now = dataclasses.replace(world.now, stream=self._model.prefill(recent, text), prompt=text)
 
