@@ -7,6 +7,7 @@ needs JAX, numpy and flatbuffers alone.
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,9 +49,11 @@ def export(
     steps: denoising steps of a chunk.
 
   Raises:
-    KairosError: no prompt, an unknown platform, a model that cannot act or whose memory grows, or an operation that
+    KairosError: the extra `export` is missing, no prompt, an unknown platform, a model that cannot act or whose memory grows, or an operation that
       cannot be exported; it is named.
   """
+  if importlib.util.find_spec("flatbuffers") is None:
+    raise KairosError("export needs flatbuffers: pip install 'kairos-jax[export]'")
   if not prompts:
     raise KairosError("export: no prompt; one or more are needed, because the policy knows no others")
   if unknown := [name for name in platforms if name not in PLATFORMS]:

@@ -17,6 +17,7 @@ from kairos_jax.interop import saved_model
 from kairos_jax.runtime import WorldModel
 from tests import tiny
 
+pytest.importorskip("flatbuffers")
 PROMPT, STEPS = "push", 2
 
 
