@@ -49,8 +49,8 @@ def export(
     steps: denoising steps of a chunk.
 
   Raises:
-    KairosError: the extra `export` is missing, no prompt, an unknown platform, a model that cannot act or whose memory grows, or an operation that
-      cannot be exported; it is named.
+    KairosError: the extra `export` is missing, no prompt, an unknown platform, a model that cannot act or whose memory
+      grows, or an operation that cannot be exported; it is named.
   """
   if importlib.util.find_spec("flatbuffers") is None:
     raise KairosError("export needs flatbuffers: pip install 'kairos-jax[export]'")
