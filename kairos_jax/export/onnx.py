@@ -2,7 +2,7 @@
 
 Everything is float32 and of one episode, and the parameters are in the files. Sampling is a loop around the step, which
 whoever runs it writes: x += velocity (next sigma - sigma). What is around the towers, codec and text encoder, is not
-exported. The converter, jax2onnx, has an environment of its own.
+exported. The converter is jax2onnx.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core as jax_core
 from jaxtyping import Array
 
 from kairos_jax import files
@@ -100,7 +101,9 @@ def export(model: WorldModel, folder: str | Path) -> dict[str, Path]:
     path = Path(folder) / f"{name}.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-      made = jax2onnx.to_onnx(one.function, list(one.shapes), input_names=one.inputs, output_names=one.outputs)
+      # Traced here, because the converter changes functions that Flax calls while it traces.
+      traced = jax_core.jaxpr_as_fun(jax.make_jaxpr(one.function)(*one.shapes))
+      made = jax2onnx.to_onnx(traced, list(one.shapes), input_names=one.inputs, output_names=one.outputs)
     except Exception as error:  # the converter raises whatever it likes
       reason = " ".join(str(error).split())[:300] or type(error).__name__
       raise KairosError(f"{name} cannot be exported to ONNX: {reason}") from error

@@ -72,7 +72,8 @@ def export(
         Path(partial).write_bytes(data)
       sizes[f"{name}.{platform}.bin"] = len(data)
   leaves = low_bit.flatten(model.params)
-  order = jax.tree.leaves(low_bit.unflatten({name: name for name in leaves}))  # as a program takes them
+  names_of = {id(x): name for name, x in leaves.items()}
+  order = [names_of[id(x)] for x in jax.tree.leaves(model.params)]  # as a program takes them
   files.write_safetensors(
     folder / "weights.safetensors",
     {name: np.asarray(x).astype(np.int8) if x.dtype == jnp.int4 else x for name, x in leaves.items()},
