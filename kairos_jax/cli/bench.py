@@ -6,7 +6,7 @@ usage:
   kairos bench latency --model=runs/demo [--rounds=30]
   kairos bench history --model=runs/demo [--rounds=30] [--out=runs/history]
   kairos bench serving --model=runs/demo [--robots=64] [--seconds=10] [--deadline_ms=200] [--soak_s=60]
-  kairos bench chunking --model=runs/moving[,runs/moving2] [--episodes=200] [--out=runs/chunking]
+  kairos bench chunking --model=runs/moving[,runs/moving2] [--delays=0,4] [--episodes=200]
   kairos bench act [--targets=v5e,v6e,sm90] [--model=kairos-4B-robot-RoboTwin2.0] [--bits=16,8,4]
   kairos bench codec [--targets=v5e,v5p,sm90]
   kairos bench understanding
@@ -77,6 +77,7 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_string("case", None, "kernels: one case (default: those for the device)", flag_values=table)
   flags.DEFINE_boolean("json", False, "kernels: print JSON instead of a table", flag_values=table)
   flags.DEFINE_string("model", None, "act, rehearsal: a released model; others: trained ones", flag_values=table)
+  flags.DEFINE_list("delays", None, "chunking: control steps (default: all that a chunk allows)", flag_values=table)
   flags.DEFINE_integer("episodes", 200, "chunking: of each way, delay and model", lower_bound=1, flag_values=table)
   flags.DEFINE_list("bits", ["16", "8", "4"], "act: of a number of the large matrices", flag_values=table)
   flags.DEFINE_integer("rounds", 30, "latency, history: timings of each", lower_bound=1, flag_values=table)
@@ -113,7 +114,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
       _serving(values)
       return 0
     case ["chunking"] if values.model is not None:
-      _chunking(values.model.split(","), values.episodes, Path(values.out or "runs/chunking"))
+      _chunking(values.model.split(","), values.delays, values.episodes, Path(values.out or "runs/chunking"))
       return 0
     case ["latency" | "history" | "serving" | "chunking" as which]:
       raise KairosError(f"bench {which} needs --model=FOLDER")
@@ -291,7 +292,7 @@ def _serving(values: flags.FlagValues) -> None:
     )
 
 
-def _chunking(folders: list[str], episodes: int, out: Path) -> None:
+def _chunking(folders: list[str], asked: list[str] | None, episodes: int, out: Path) -> None:
   import numpy as np
 
   from kairos_jax import files, runtime
@@ -302,7 +303,10 @@ def _chunking(folders: list[str], episodes: int, out: Path) -> None:
   models = [runtime.load(folder) for folder in folders]
   first, seeds = models[0], chunking.episode_seeds(episodes)
   ways = [way for way in chunking.WAYS if way != "trained" or first.saved.max_delay]
-  delays = range(first.saved.action_horizon - first.codec.time_stride + 1)
+  most = first.saved.action_horizon - first.codec.time_stride
+  if asked and not all(text.isdecimal() and int(text) <= most for text in asked):
+    raise KairosError(f"--delays={','.join(asked)}: numbers of 0 to {most} are allowed")
+  delays = [int(text) for text in asked] if asked else list(range(most + 1))
   found: dict[str, dict[int, list[list[bool]]]] = {way: {} for way in ways}
   show(f"{len(models)} models x {episodes} episodes, success with its interval of 95 %")
   for delay in delays:

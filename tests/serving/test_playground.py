@@ -302,7 +302,7 @@ def test_the_page_in_a_real_browser(page, tmp_path):
     async with browser(page.http + "/", tmp_path) as (call, ask):
       number = "Number(document.getElementById('frame').textContent)"
       pixels = "String(document.getElementById('screen').getContext('2d').getImageData(0, 0, 16, 16).data)"
-      await until(ask, f"{number} > 20")
+      await until(ask, f"document.readyState === 'complete' && {number} > 20")
       before = await ask(pixels)
       await until(ask, f"{pixels} !== '{before}'")
       await ask("document.getElementById('pause').click()")
