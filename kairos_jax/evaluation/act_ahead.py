@@ -90,7 +90,8 @@ def compile_act(released: Released, target: str, kind: str, steps: int) -> Ahead
     return sample_actions(model, params, memory, noise, schedule, known)[0]
 
   memory = dataclasses.replace(memory, window={}, delta={})  # of which actions read nothing
-  arguments = (params, memory, context, shape(1, action.state_dim), shape(1, horizon, action.action_dim))
+  single = lambda *sides: jax.ShapeDtypeStruct(sides, jnp.float32)  # noqa: E731
+  arguments = (params, memory, context, single(1, action.state_dim), single(1, horizon, action.action_dim))
   begin = time.monotonic()
   here = SingleDeviceSharding(check.device(chip))
   placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), arguments)
