@@ -31,6 +31,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
   # The windows of this one see their own frame alone: actions read keys and values, which a delta net does not have.
   "gla": dict(video=dict(layers=("GATED", "GATED", "GATED", "SWA"), window_size=1)),
   "full": dict(video=dict(layers=("SWA",) * 4, window_size=LATENTS)),
+  # Of what has left its windows this one sees the stream's first latent frame, where the color is shown.
+  "anchors": dict(video=dict(layers=WINDOWS, anchors=1)),
   "reads_all": dict(video=dict(layers=WINDOWS), action=dict(video_frames=LATENTS)),
   "no_decay": dict(video=dict(decay=False)),
   "no_correction": dict(video=dict(correction=False)),
@@ -72,6 +74,7 @@ def get_config(variant: str = "") -> ConfigDict:
       window_size=3,
       dilation=4,
       causal_history=True,
+      anchors=0,
       decay=True,
       correction=True,
       key_dim=8,

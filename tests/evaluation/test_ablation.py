@@ -45,7 +45,7 @@ def test_towers_are_equal_in_parameters_and_steps(grid, towers):
 def test_the_reach_of_each_tower(towers):
   """In latent frames: windows of 3 see 2 back, of 3 with dilation 4 see 8; the last layer's own does not count."""
   reach = {name: probing.action_reach(config) for name, config in towers.items()}
-  infinite = ("paper", "gla", "no_decay", "no_correction")
+  infinite = ("paper", "gla", "anchors", "no_decay", "no_correction")
   assert reach == {
     "swa": 6,
     "swa_dswa": 12,
