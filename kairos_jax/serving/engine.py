@@ -14,7 +14,6 @@ from jaxtyping import Float, UInt8
 
 from kairos_jax import seeds as seeds_lib
 from kairos_jax.errors import KairosError
-from kairos_jax.interfaces import num_latents
 from kairos_jax.runtime import Slots, WorldModel
 from kairos_jax.serving.observation import Request
 
@@ -65,9 +64,9 @@ class Engine:
   """A model, and the memory of every session that asks it.
 
   A session's stream begins with its first observation. Later frames, which come at the robot's control rate, wait
-  until they fill a latent; actions are decided from what is in the stream and the state of now. A stream as long as a
-  training clip begins anew from its latest frames, as in `evaluation.policies.ModelPolicy`. A new prompt begins a
-  stream too, because memory depends on it.
+  until they fill a latent; actions are decided from what is in the stream and the state of now. A stream goes on until
+  its session is reset or released, as in `evaluation.policies.ModelPolicy`: its memory is of constant size. A new
+  prompt begins a stream, because memory depends on it.
   """
 
   def __init__(
@@ -105,7 +104,6 @@ class Engine:
     self.model, self.batch, self.capacity, self.chunking = model, batch, capacity, chunking
     self._embodiment, self._steps, self._seed = robot.name, steps, seed
     self._slots = Slots(model, capacity)
-    self._longest = max(1, num_latents(model.codec, model.saved.clip_frames) - 1)  # latents of history in training
     self._sessions: dict[str, _Session] = {}
     self._free = list(range(capacity))[::-1]
 
@@ -196,22 +194,19 @@ class Engine:
 
   def _see(self, session: _Session, request: Request) -> list[_Block]:
     """What a request's frames do to its session's stream, one after the other."""
-    latents = session.latents
     if request.prompt is not None and request.prompt != session.prompt:
       session.prompt = request.prompt
-      session.latents = session.frames = latents = 0
+      session.latents = session.frames = 0
       session.waiting.clear()
     kept = list(request.frames[-session.frames % self.stride :: self.stride])
     session.frames += len(request.frames)
-    if not latents:  # all that came before the first decision is in the video's first latent
+    if not session.latents:  # all that came before the first decision is in the video's first latent
       return [_Block(session, self._first(kept), begins=True)]
     session.waiting += kept
     blocks, size = [], self.model.codec.time_stride
     while len(session.waiting) >= size:
       now, session.waiting = session.waiting[:size], session.waiting[size:]
-      begins = latents % self._longest == 0
-      latents = 1 if begins else latents + 1
-      blocks.append(_Block(session, self._first(now) if begins else np.stack(now), begins))
+      blocks.append(_Block(session, np.stack(now), begins=False))
     return blocks
 
   def _first(self, frames: Sequence[UInt8[np.ndarray, "H W 3"]]) -> UInt8[np.ndarray, "F H W 3"]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import threading
 
 import numpy as np
@@ -48,8 +47,7 @@ class Running:
 
 @pytest.fixture(scope="package")
 def model(tiny_saved):
-  """Streams go on for ten latents, so that memories differ for long."""
-  return WorldModel(dataclasses.replace(tiny_saved, clip_frames=41))
+  return WorldModel(tiny_saved)
 
 
 @pytest.fixture(scope="package")

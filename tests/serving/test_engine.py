@@ -44,19 +44,16 @@ def request(which, frames=1, prompt="push", **more):
 
 
 def test_a_session_is_answered_as_evaluations_policy_answers_an_episode(engine, model):
-  """Over more latents than a clip has, so that the stream begins anew on the way."""
+  """Over more latents than a clip has: the stream goes on."""
   policy = ModelPolicy(model, ["push"], "slide_arm", steps=STEPS)
   policy.reset([0])
-  renewed = 0
   for call in range(13):
     asked = request(call, frames=4 if call else 1, seed=100 + call)
     answer = engine.infer({"a": asked})["a"]
     seen = [Seen({"front": frame}, asked.state) for frame in asked.frames]
     want = policy.act([0], [seen], [100 + call])[0]
     np.testing.assert_allclose(answer.actions[: len(want)], want, atol=1e-5)
-    assert answer.begun == (call == 0)
-    renewed += call > 0 and answer.latents == 1
-  assert renewed == 1
+    assert (answer.begun, answer.latents) == (call == 0, call + 1)
 
 
 def test_frames_wait_until_they_fill_a_latent(engine, model):
