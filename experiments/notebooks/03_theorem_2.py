@@ -54,15 +54,14 @@ print("half-lives, s:", {layer: np.round(heads, 2).tolist() for layer, heads in 
 # ## One error, and one that comes with every frame
 
 # %%
-size = np.zeros((len(waits.frames), 3), np.float32)
+states = np.zeros((len(waits.frames), 3), np.float32)
 begin = model.prefill(waits.frames[:, :5], DelayedCueReach.instruction)
 latents = model.codec.encode(model.params["codec"], waits.frames)[0][:, 2:]
 for layer in recording.state:
   figure = Figure(figsize=(10, 3.4), layout="constrained")
-  for panel, (name, sizes) in zip(
-    figure.subplots(1, 2), {"once": dict(size=1.0), "always": dict(size=0.0, each=0.1)}.items(), strict=True
-  ):
-    followed = probing.perturb(model, begin, latents, layer, state=size, **sizes)
+  for panel, first, each in zip(figure.subplots(1, 2), (1.0, 0.0), (0.0, 0.1), strict=True):
+    name = "always" if each else "once"
+    followed = probing.perturb(model, begin, latents, layer, first, each, state=states)
     followed.plot(panel).set_title(name)
     broken = (followed.state > followed.bound * (1 + 1e-4) + 1e-7).mean()
     loose = followed.bound[-1] / np.maximum(followed.state[-1], 1e-30)
@@ -98,18 +97,20 @@ figure = Figure(figsize=(10, 3.4), layout="constrained")
 panels = figure.subplots(1, 2)
 for name, tower in towers.items():
   stream = tower.prefill(waits.frames[:, :before], DelayedCueReach.instruction)
-  found = probing.drift(tower, stream, at)
-  known = [interval.value for interval in found.known(waits.label, waits.scene)]
+  drifted = probing.drift(tower, stream, at)
+  known = [interval.value for interval in drifted.known(waits.label, waits.scene)]
   truth = waits.frames[:, before - 1]
-  pixels = [tower.decode(stream, latent[:, None])[0][:, -1] for latent in found.latents]
+  pixels = [tower.decode(stream, latent[:, None])[0][:, -1] for latent in drifted.latents]
   quality = [float(psnr(truth, frame).mean()) for frame in pixels]
-  for layer, norm in found.norm.items():
-    print(f"{name}: norm of layer {layer}'s state after {found.seconds[-1]:.0f} s of imagination: "
+  for layer, norm in drifted.norm.items():
+    print(f"{name}: norm of layer {layer}'s state after {drifted.seconds[-1]:.0f} s of imagination: "
           f"{norm[0].mean():.3g} -> {norm[-1].mean():.3g}, at most {norm.max():.3g}")  # fmt: skip
-  print(f"{name}: color known {dict(zip(found.seconds.round(1).tolist(), np.round(known, 2).tolist(), strict=True))}")
-  print(f"{name}: PSNR, dB    {dict(zip(found.seconds.round(1).tolist(), np.round(quality, 1).tolist(), strict=True))}")
-  panels[0].semilogx(found.seconds, known, "o-", label=name)
-  panels[1].semilogx(found.seconds, quality, "o-", label=name)
+  print(f"{name}: color known {dict(zip(drifted.seconds.round(1).tolist(), np.round(known, 2).tolist(), strict=True))}")
+  print(
+    f"{name}: PSNR, dB    {dict(zip(drifted.seconds.round(1).tolist(), np.round(quality, 1).tolist(), strict=True))}"
+  )
+  panels[0].semilogx(drifted.seconds, known, "o-", label=name)
+  panels[1].semilogx(drifted.seconds, quality, "o-", label=name)
 for panel, label in zip(panels, ("share that names the color", "PSNR, dB"), strict=True):
   panel.set(xlabel="seconds of imagination", ylabel=label)
   panel.legend(frameon=False)

@@ -16,6 +16,7 @@
 # %%
 import os
 from pathlib import Path
+from typing import Any
 
 from IPython.display import display
 
@@ -30,7 +31,7 @@ delay = int(os.environ.get("KAIROS_DELAY", "64"))
 for name in ("paper", "swa_dswa"):
   model = kairos_jax.load(folder / f"{name}-0")
   kinds = model.saved.model_config.video.layers
-  transplants = {
+  transplants: dict[str, dict[str, Any]] = {
     "nothing": dict(parts=()),
     "everything": {},
     **{f"{part} only": dict(parts=(part,)) for part in probing.PARTS},

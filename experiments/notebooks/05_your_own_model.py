@@ -16,10 +16,10 @@
 # said before it is made.
 
 # %%
-import dataclasses
 import os
 import resource
 import time
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,20 +27,23 @@ from IPython.display import display
 
 import kairos_jax
 from kairos_jax import probing
-from kairos_jax.model import WorldActionConfig
+from kairos_jax.model import ActionConfig, VideoConfig, WorldActionConfig
 
 if name := os.environ.get("KAIROS_MODEL"):
   model = kairos_jax.load(name, weights=os.environ.get("KAIROS_WEIGHTS"))
 else:
-  released = kairos_jax.named_config("kairos_4b_wam")
-  video, action = dataclasses.replace(released.video, dtype=jnp.bfloat16), released.action
-  action = dataclasses.replace(action, dtype=jnp.bfloat16, video_frames=4)  # so that its memory is of constant size
-  if os.environ.get("KAIROS_SHAPE") != "whole":
-    small = dict(heads=4, text_dim=64, freq_dim=64)
-    video = dataclasses.replace(video, dim=256, ffn_dim=1024, key_dim=32, value_dim=64, **small)
-    video = dataclasses.replace(video, layers=video.layers[:8])
-    action = dataclasses.replace(action, dim=96, attention_dim=256, ffn_dim=384, **small)
-  config = WorldActionConfig(video, action)
+  kind = jnp.bfloat16  # and of the 4B shape, which the towers have unless told otherwise
+  if os.environ.get("KAIROS_SHAPE") == "whole":
+    sizes = dict[str, Any](), dict[str, Any]()
+  else:
+    both: dict[str, Any] = dict(heads=4, text_dim=64, freq_dim=64)
+    layers = VideoConfig.layers[:8]
+    sizes = (
+      dict(dim=256, ffn_dim=1024, key_dim=32, value_dim=64, layers=layers, **both),
+      dict(dim=96, attention_dim=256, ffn_dim=384, **both),
+    )
+  # What actions read is bounded, so that the memory is of constant size.
+  config = WorldActionConfig(VideoConfig(dtype=kind, **sizes[0]), ActionConfig(dtype=kind, video_frames=4, **sizes[1]))
   print(f"this takes {probing.need(config, size=64)}")
   begin = time.monotonic()
   model = probing.blank(config, size=64)

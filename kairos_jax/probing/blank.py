@@ -35,8 +35,8 @@ class Need(NamedTuple):
   working: int
 
   def __str__(self) -> str:
-    parts = (f"{name} {size / 1e9:.1f} GB" for name, size in self._asdict().items())
-    return f"{sum(self) / 1e9:.1f} GB: {', '.join(parts)}"
+    parts = (f"{name} {size / 1e9:.2g} GB" for name, size in self._asdict().items())
+    return f"{sum(self) / 1e9:.2g} GB: {', '.join(parts)}"
 
 
 def need(config: WorldActionConfig, size: int, streams: int = 1) -> Need:
@@ -54,7 +54,7 @@ def need(config: WorldActionConfig, size: int, streams: int = 1) -> Need:
   shapes = _shapes(config)
   side, text = size // 8, config.video.text_dim
   latents = jax.ShapeDtypeStruct((streams, 1, side, side, config.video.channels), jnp.float32)
-  context = Context(jax.ShapeDtypeStruct((streams, 8, text), jnp.float32))  # type: ignore[arg-type]
+  context = Context(jax.ShapeDtypeStruct((streams, 8, text), jnp.float32))
   memory = jax.eval_shape(
     lambda p, x, c: WorldActionModel(config).apply({"params": p}, None, x, c, method="extend"), shapes, latents, context
   )
@@ -87,7 +87,11 @@ def blank(config: WorldActionConfig, size: int, seed: int = 0) -> WorldModel:
       model_config=config,
       codec=codec,
       encoder=encoder,
-      params={**towers, "bridge": encoder.init(jax.random.key(seed)), "codec": codec.fit(noise, 0)},
+      params={
+        **towers,
+        "bridge": encoder.init(jax.random.key(seed)),
+        "codec": codec.fit(noise, seed, lambda done: None),
+      },
       video_fps=10.0,
       frame_size=(size, size),
       clip_frames=9,

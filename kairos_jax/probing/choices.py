@@ -86,8 +86,11 @@ def choices(
     for scene, environment in enumerate(environments):
       environment.reset([seed, scene], goal=int(own[scene]), delay=delay)
     found[name] = _run(model, environments, transplant(streams[0], streams[1], model, **which), seed)
-  told = {name: (np.array(chosen) - own) % colors for name, chosen in found.items()}
-  return Choices(*({name: int((x == which).sum()) for name, x in told.items()} for which in (0, 1)), scenes)
+  kept, taken = (
+    {name: int(((np.array(chosen) - own) % colors == which).sum()) for name, chosen in found.items()}
+    for which in (0, 1)
+  )
+  return Choices(kept, taken, scenes)
 
 
 def _run(model: WorldModel, environments: Sequence[DelayedCueReach], stream: Stream, seed: int) -> list[int]:

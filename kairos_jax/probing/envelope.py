@@ -61,16 +61,13 @@ def envelope(recording: Recording, layer: int, size: float = 0.01, seed: int = 0
   }
   right = dict(decay=decay, beta=beta, value=value, key=key)
   exact, off, bound = _update(state, **right), {}, {}
-  norms = [np.linalg.norm(state, 2, axis=(1, 2)), *(np.linalg.norm(x, axis=1) for x in (key, value))]
+  norms = np.linalg.norm(state, 2, axis=(1, 2)), np.linalg.norm(key, axis=1), np.linalg.norm(value, axis=1)
   for place, name in enumerate(NAMES):
     off[name] = np.linalg.norm(_update(state, **{**right, **wrong[name]}) - exact, 2, axis=(1, 2))
     error = np.reshape(wrong[name][name] - right[name], (len(state), -1))
-    size_of = np.linalg.norm(error, axis=1)
+    errors = np.eye(len(NAMES))[place] * np.linalg.norm(error, axis=1, keepdims=True)
     bound[name] = np.array(
-      [
-        theory.perturbation(*one, tuple(e * (i == place) for i in range(4)))  # type: ignore[arg-type]
-        for one, e in zip(zip(*norms, strict=True), size_of, strict=True)
-      ]
+      [theory.perturbation(s, k, v, (a, b, c, d)) for s, k, v, (a, b, c, d) in zip(*norms, errors, strict=True)]
     )
   return Envelope(off, bound)
 

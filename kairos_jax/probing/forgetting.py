@@ -81,7 +81,8 @@ def film(size: int, delays: Sequence[int], *, colors: int = 4, scenes: int = 16,
         films.append(np.stack(seen))
         rows.append((environment.go + GO_FRAMES - 1, delay, color, scene))
         actions.append(environment.expert())
-  return Waits(np.stack(films), *np.array(rows).T, np.stack(actions))
+  decided, waited, label, place = np.array(rows).T
+  return Waits(np.stack(films), decided, waited, label, place, np.stack(actions))
 
 
 def window_gap(model: WorldModel, waits: Waits, window: int | None, of: Target = "color") -> Gap:

@@ -106,7 +106,8 @@ def _follow(
     return dataclasses.replace(memory, delta={**memory.delta, name: new})
 
   def decided(memory):
-    return model.decide(params, dataclasses.replace(stream, memory=memory), *robot, words, steps=STEPS)
+    state, mask, own = robot
+    return model.decide(params, dataclasses.replace(stream, memory=memory), state, mask, own, words, steps=STEPS)
 
   def apart(memories):
     right, wrong = (m.delta[name].matrix[group] for m in memories)
