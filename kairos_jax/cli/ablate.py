@@ -52,7 +52,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
   chosen = ablation.cells(grid, values.seeds, (int(part[1]), int(part[2])))
 
   def beside(model):
-    return forgetting.row(model, grid.delays, grid.task.colors)
+    return forgetting.row(model, grid.delays, grid.task)
 
   ablation.run(grid, chosen, values.out, resume=values.resume, beside=beside)
   header, lines = memory_report.write(ablation.read_all(values.out), grid.task.colors, values.out)

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 
 from data_pipelines.simulate.delayed_cue_reach import GO_FRAMES, DelayedCueReach
 from kairos_jax.errors import KairosError
+from kairos_jax.evaluation.delayed import Task
 from kairos_jax.interfaces import num_latents
 from kairos_jax.probing import draw
 from kairos_jax.probing.reach import action_reach
@@ -210,13 +211,18 @@ def longest_delay(reach: float, stride: int) -> float:
   return stride * (reach - 1)
 
 
-def row(model: WorldModel, delays: Sequence[int], colors: int) -> dict[str, Any]:
+def row(model: WorldModel, delays: Sequence[int], task: Task) -> dict[str, Any]:
   """What the grid of an ablation keeps of a trained tower: its reach, and its risk of the color at each delay.
 
-  JSON has no infinity: a reach of None is without end.
+  The risk is of the plain task: with a swap or distraction it is not measured. JSON has no infinity: a reach of None is
+  without end.
   """
   latents = action_reach(model.saved.model_config)
-  gap = tower_gap(model, film(model.saved.frame_size[0], delays, colors=colors, seed=_SEED), latents)
+  measured = [] if task.swap or task.distract else delays
+  gap = Gap((), np.zeros(0), np.zeros(0))
+  if measured:
+    waits = film(model.saved.frame_size[0], measured, colors=task.colors, seed=_SEED)
+    gap = tower_gap(model, waits, latents)
   frames = longest_delay(latents, model.codec.time_stride)
   return {
     "reach_latents": latents if math.isfinite(latents) else None,

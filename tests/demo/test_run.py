@@ -33,7 +33,7 @@ def asked(tmp_path, tiny_saved, monkeypatch):
       (out / stage / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return out / "model"
 
-  def compare(model, names, *, episodes, record, film=None):
+  def compare(model, names, *, episodes, record, film=()):
     asked.setdefault("compare", []).append((list(names), episodes, record.path, film))
     films = [tiny.frames(3 + i, seed=i) for i in range(8)]
     return {name: Score(7, episodes, 0, films if name in film else []) for name in names}
@@ -68,7 +68,7 @@ def test_what_it_asks_for_writes_and_says(asked, tmp_path, capsys):
   assert cli.main(["demo", "--quick", "--seed=3", f"--out={out}"]) == 0
   assert asked["build"][2:] == (3, 48)
   path = out / "evaluation/episodes.jsonl"
-  assert asked["compare"] == [(list(ENTRIES), EPISODES, path, {"model": 8}), (list(HELD), EPISODES, path, None)]
+  assert asked["compare"] == [(list(ENTRIES), EPISODES, path, {"model": 8}), (list(HELD), EPISODES, path, ())]
   assert asked["latency"] == ((5, 16, 16, 3), "go", demo.QUICK.latency_repeats)
   for name in ("report.html", "closed_loop.mp4", "imagination.mp4", "imagination.png"):
     assert (out / name).stat().st_size > 500, name

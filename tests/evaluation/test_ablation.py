@@ -67,6 +67,12 @@ def test_a_variant_trains_as_its_cell_does(grid, name):
   assert memory.get_config(name).to_dict() == cell.to_dict()
 
 
+def test_other_tasks_have_the_same_towers(grid):
+  swap = ablation.parse(memory.get_config("swap"))
+  assert swap.task.swap and swap.base.data.sources == ("delayed4_swap",) and swap.variants == grid.variants
+  assert ablation.parse(memory.get_config("colors8")).task.colors == 8 and not grid.task.swap
+
+
 def test_hosts_share_the_cells(grid):
   every = ablation.cells(grid, 2)
   shares = [ablation.cells(grid, 2, (n, 3)) for n in (1, 2, 3)]
@@ -113,7 +119,7 @@ def test_a_row_of_another_config_is_refused(grid, ran, tmp_path):
 def test_refused_grids(grid):
   with pytest.raises(KairosError, match="no key ablation"):
     ablation.parse(ConfigDict(dict(seed=0)))
-  with pytest.raises(KairosError, match="no variant 'swaa'; there are full, "):
+  with pytest.raises(KairosError, match="no variant 'swaa'; there are anchors, full, "):
     ablation.parse(memory.get_config(), ["swaa"])
   config = memory.get_config()
   with config.unlocked():
@@ -123,7 +129,7 @@ def test_refused_grids(grid):
   for seeds, part in ((0, (1, 1)), (1, (0, 2)), (1, (3, 2))):
     with pytest.raises(KairosError, match="allowed: 1 seed or more, and 1/M to M/M"):
       ablation.cells(grid, seeds, part)
-  with pytest.raises(ValueError, match="variant is 'x'"):
+  with pytest.raises(ValueError, match="name is 'x'"):
     memory.get_config("x")
 
 
