@@ -76,7 +76,15 @@ class MaskRule:
       return distance == distance  # all, in the shape that query and key make together
     near = abs(distance) < self.window_size * self.dilation
     near = near if self.dilation == 1 else near & (query % self.dilation == key % self.dilation)
-    return near | (key < self.anchors) if self.anchors else near
+    return near | self.anchored(key) if self.anchors else near
+
+  def anchored(self, key: Int[Array, "*#S"]) -> Bool[Array, "*#S"]:
+    """True where frame `key` is an anchor; indices below 0 are none, for blocks of keys may begin there."""
+    return (key >= 0) & (key < self.anchors)
+
+  def holds(self, key: Int[Array, "*#S"], start: Int[Array, "*#S"]) -> Bool[Array, "*S"]:
+    """True where frame `key` holds something, if all between the anchors and `start` is empty."""
+    return (key >= start) | self.anchored(key) if self.anchors else key >= start
 
   def allows(
     self, query: Int[Array, "*#S"], key: Int[Array, "*#S"], num_observed: int | Int[Array, "*#S"]
@@ -96,7 +104,7 @@ class MaskRule:
     extra = (...,) + (None,) * max(query.ndim, key.ndim)
     visible = self.allows(query[None], key[None], jnp.atleast_1d(jnp.asarray(span.num_observed))[extra])
     if span.start is not None:
-      visible = visible & ((key >= jnp.atleast_1d(span.start)[extra]) | (key < self.anchors))
+      visible = visible & self.holds(key, jnp.atleast_1d(span.start)[extra])
     if span.stop is not None:
       visible = visible & (key < jnp.atleast_1d(span.stop)[extra])
     return visible
