@@ -18,7 +18,7 @@ SAYS = {  # what each prints, and how many episodes it is run on
   "04_transplant_a_memory": ("swa_dswa, layer 1, SWA", 2),
   "05_your_own_model": ("finite: True", 1),
 }
-PLAIN = ("05_your_own_model",)  # the others take more than a plain run of the tests has
+PLAIN = ("01_probe_a_stream",)  # all of them take more than a plain run of the tests has
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@
 #
 # The probes take any model. `KAIROS_MODEL` names a run's folder, or a released model whose official files lie in the
 # folder `KAIROS_WEIGHTS`. Without it this notebook makes a model of a released shape with random weights, in bfloat16:
-# all of the 4B shape with `KAIROS_SHAPE=whole`, or a fourth of its layers with a tenth of the width. What it takes is
+# all of the 4B shape with `KAIROS_SHAPE=whole`, or an eighth of its layers with a tenth of the width. What it takes is
 # said before it is made.
 
 # %%
@@ -37,7 +37,7 @@ else:
     sizes = dict[str, Any](), dict[str, Any]()
   else:
     both: dict[str, Any] = dict(heads=4, text_dim=64, freq_dim=64)
-    layers = VideoConfig.layers[:8]
+    layers = VideoConfig.layers[:4]
     sizes = (
       dict(dim=256, ffn_dim=1024, key_dim=32, value_dim=64, layers=layers, **both),
       dict(dim=96, attention_dim=256, ffn_dim=384, **both),
