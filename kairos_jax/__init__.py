@@ -10,6 +10,7 @@ if TYPE_CHECKING:
   from kairos_jax import bridge as bridge
   from kairos_jax import codec as codec
   from kairos_jax import evaluation as evaluation
+  from kairos_jax import export as export
   from kairos_jax import flow as flow
   from kairos_jax import interfaces as interfaces
   from kairos_jax import interop as interop
@@ -32,6 +33,7 @@ _PACKAGES = (
   "bridge",
   "codec",
   "evaluation",
+  "export",
   "flow",
   "interfaces",
   "interop",

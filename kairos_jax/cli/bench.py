@@ -4,7 +4,10 @@ usage:
   kairos bench scaling [--frames=8,16,32,64,128] [--out=runs/scaling]
   kairos bench kernels [--op=OP] [--case=CASE] [--json]
   kairos bench latency --model=runs/demo [--rounds=30]
+  kairos bench history --model=runs/demo [--rounds=30] [--out=runs/history]
   kairos bench serving --model=runs/demo [--robots=64] [--seconds=10] [--deadline_ms=200] [--soak_s=60]
+  kairos bench chunking --model=runs/moving[,runs/moving2] [--delays=0,4] [--episodes=200]
+  kairos bench act [--targets=v5e,v6e,sm90] [--model=kairos-4B-robot-RoboTwin2.0] [--bits=16,8,4]
   kairos bench codec [--targets=v5e,v5p,sm90]
   kairos bench understanding
   kairos bench lora
@@ -19,12 +22,19 @@ about a minute on 2 CPU cores; writes OUT.json and OUT.png.
 reference, and then times those that are right, in turns, on the device that is here.
 
 `latency` times a trained model from a latent's worth of new frames to a chunk of actions: from its memory alone, and
-with the video denoised too.
+with the video denoised too. `history` times the first of them after 10 to 1,000 frames of history; writes OUT.png.
 
 `serving` starts `kairos serve` in a process of its own and puts it through one trial after the other: a robot alone;
 robots that ask as soon as they are answered; four times as many requests as it can answer; SIGTERM and SIGKILL while
 all ask; and a long time with resets, lost connections and malformed messages. The robots run on the same machine, and
 take their share of it.
+
+`chunking` drives robots to rolling balls with chunks of actions that come 0 to 4 control steps late, and joins them in
+four ways (kairos_jax/evaluation/chunking.py), each over the same episodes; several models are further runs of the same
+training. Writes OUT.json.
+
+`act` compiles the policy of a released model, from the memory of 8 latents to a chunk in 10 steps, for chips that are
+not here, and tells its memory by the compiler's account and the time below which it cannot go.
 
 `codec` times the Wan2.1 autoencoder beside diffusers, and `understanding` Qwen3.5 beside transformers, with the same
 random weights and after both gave the same; they need the extra `bench`. With `--targets`, `codec` compiles a pass of
@@ -53,22 +63,25 @@ from absl import flags
 from kairos_jax.cli import operations
 from kairos_jax.errors import KairosError
 
+MEASURES = "scaling kernels latency history serving chunking act codec understanding lora rehearsal".split()
+
 
 def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
-  """Adds the flags of `scaling`, `kernels`, `latency` and `serving`."""
+  """Adds the flags of all that is measured."""
   del argv
   flags.DEFINE_string("frames", "8,16,32,64,128", "scaling: lengths of the video, latent frames", flag_values=table)
   flags.DEFINE_string(
-    "out", None, "scaling, rehearsal: where to write (default runs/scaling, runs/rehearsal)", flag_values=table
+    "out", None, "scaling, history, chunking, rehearsal: where to write (default runs/ and the name)", flag_values=table
   )
   flags.DEFINE_string("op", None, "kernels: one operation (default: all)", flag_values=table)
   flags.DEFINE_string("case", None, "kernels: one case (default: those for the device)", flag_values=table)
   flags.DEFINE_boolean("json", False, "kernels: print JSON instead of a table", flag_values=table)
-  flags.DEFINE_string(
-    "model", None, "latency, serving: a trained model or its run; rehearsal: a released one", flag_values=table
-  )
-  flags.DEFINE_integer("rounds", 30, "latency: timings of each way", lower_bound=1, flag_values=table)
-  flags.DEFINE_string("targets", None, "codec: chips to compile for instead", flag_values=table)
+  flags.DEFINE_string("model", None, "act, rehearsal: a released model; others: trained ones", flag_values=table)
+  flags.DEFINE_list("delays", None, "chunking: control steps (default: all that a chunk allows)", flag_values=table)
+  flags.DEFINE_integer("episodes", 200, "chunking: of each way, delay and model", lower_bound=1, flag_values=table)
+  flags.DEFINE_list("bits", ["16", "8", "4"], "act: of a number of the large matrices", flag_values=table)
+  flags.DEFINE_integer("rounds", 30, "latency, history: timings of each", lower_bound=1, flag_values=table)
+  flags.DEFINE_string("targets", None, "codec: chips to compile for instead; act: chips", flag_values=table)
   flags.DEFINE_integer("robots", 64, "serving: that ask at once", lower_bound=1, flag_values=table)
   flags.DEFINE_integer("steps", 3, "serving: denoising steps of a chunk", lower_bound=1, flag_values=table)
   flags.DEFINE_float("seconds", 10.0, "serving: of each trial", lower_bound=0.1, flag_values=table)
@@ -94,11 +107,20 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     case ["latency"] if values.model is not None:
       _latency(values.model, values.rounds)
       return 0
+    case ["history"] if values.model is not None:
+      _history(values.model, values.rounds, Path(values.out or "runs/history"))
+      return 0
     case ["serving"] if values.model is not None:
       _serving(values)
       return 0
-    case ["latency" | "serving" as which]:
+    case ["chunking"] if values.model is not None:
+      _chunking(values.model.split(","), values.delays, values.episodes, Path(values.out or "runs/chunking"))
+      return 0
+    case ["latency" | "history" | "serving" | "chunking" as which]:
       raise KairosError(f"bench {which} needs --model=FOLDER")
+    case ["act"]:
+      _act(values.model, (values.targets or "v5e,v6e,sm90").split(","), values.bits)
+      return 0
     case ["codec"] if values.targets:
       _codec_compiled(values.targets.split(","))
       return 0
@@ -120,9 +142,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
       return 0
     case _:
       asked = " ".join(arguments) or "nothing"
-      raise KairosError(
-        f"bench takes one of scaling, kernels, latency, serving, codec, understanding, lora, rehearsal; got {asked}"
-      )
+      raise KairosError(f"bench takes one of {', '.join(MEASURES)}; got {asked}")
 
 
 def parse_frames(text: str) -> list[int]:
@@ -223,6 +243,27 @@ def _latency(folder: str, rounds: int) -> None:
     show(f"{name:<12}  {one.median * 1e3:>10.1f}  {one.p95 * 1e3:>10.1f}  {one.calls:>5}")
 
 
+def _history(folder: str, rounds: int, out: Path) -> None:
+  import jax
+
+  from kairos_jax import runtime
+  from kairos_jax.console import show
+  from kairos_jax.demo import pictures
+  from kairos_jax.evaluation import latency, scaling
+
+  times = latency.by_history(runtime.load(folder), "", rounds=rounds)
+  show(f"{jax.devices()[0].device_kind}, {latency.STEPS} denoising steps\n")
+  show(f"{'frames':>6}  {'median, ms':>10}  {'95 %, ms':>10}  {'of processors, ms':>17}")
+  for length, one in times.items():
+    show(f"{length:>6}  {one.median * 1e3:>10.1f}  {one.p95 * 1e3:>10.1f}  {one.processor * 1e3:>17.1f}")
+  power, busy = (
+    scaling.exponent(list(times), [getattr(one, name) for one in times.values()]) for name in ("median", "processor")
+  )
+  show(f"\ntime ~ frames^{power:.3f}, time of processors ~ frames^{busy:.3f}")
+  pictures.history(times, power, f"{out}.png")
+  show(f"{out}.png")
+
+
 def _serving(values: flags.FlagValues) -> None:
   from kairos_jax.console import show
   from kairos_jax.serving import load, trial
@@ -249,6 +290,67 @@ def _serving(values: flags.FlagValues) -> None:
     show(
       f"{values.soak_s:.0f} s: {long.answered} answers, {long.malformed} malformed messages refused, resident {memory}"
     )
+
+
+def _chunking(folders: list[str], asked: list[str] | None, episodes: int, out: Path) -> None:
+  import numpy as np
+
+  from kairos_jax import files, runtime
+  from kairos_jax.console import progress, show
+  from kairos_jax.evaluation import chunking
+  from kairos_jax.evaluation.intervals import mean_interval
+
+  models = [runtime.load(folder) for folder in folders]
+  first, seeds = models[0], chunking.episode_seeds(episodes)
+  ways = [way for way in chunking.WAYS if way != "trained" or first.saved.max_delay]
+  most = first.saved.action_horizon - first.codec.time_stride
+  if asked and not all(text.isdecimal() and int(text) <= most for text in asked):
+    raise KairosError(f"--delays={','.join(asked)}: numbers of 0 to {most} are allowed")
+  delays = [int(text) for text in asked] if asked else list(range(most + 1))
+  found: dict[str, dict[int, list[list[bool]]]] = {way: {} for way in ways}
+  show(f"{len(models)} models x {episodes} episodes, success with its interval of 95 %")
+  for delay in delays:
+    for way in ways:
+      with progress(f"{way}, delay {delay}", len(models) * episodes) as bar:
+        each = [chunking.success(model, way, delay, seeds, lambda _: bar.advance()) for model in models]
+      found[way][delay] = [one.tolist() for one in each]
+      rate = mean_interval(np.concatenate(each).astype(float))
+      show(f"delay {delay}  {way:<12} {rate.value:.3f} ({rate.low:.3f} to {rate.high:.3f})")
+  for way in ways[2:]:
+    for delay in delays:
+      for other in ("naive", "synchronous"):
+        gain = np.ravel(found[way][delay]).astype(float) - np.ravel(found[other][delay])
+        by = mean_interval(gain)
+        show(f"delay {delay}  {way} - {other}: {by.value:+.3f} ({by.low:+.3f} to {by.high:+.3f})")
+  files.write_json(f"{out}.json", {"models": folders, "seeds": seeds, "success": found})
+  show(f"\n{out}.json")
+
+
+def _act(name: str | None, targets: list[str], bits: list[str]) -> None:
+  # For other machines: this one's devices are left alone, and its cache holds no such programs.
+  os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_COMPILATION_CACHE="false")
+  from kairos_jax.console import show
+  from kairos_jax.evaluation import act_ahead, rehearsal
+  from kairos_jax.released import catalog
+
+  if unknown := sorted(set(bits) - set(_KINDS)):
+    raise KairosError(f"--bits={unknown[0]}: allowed are {', '.join(_KINDS)}")
+  released = catalog.find(name or rehearsal.DEFAULT)
+  show(f"{released.name}: {act_ahead.HISTORY} latents of history, {_STEPS} denoising steps")
+  heads = f"{'chip':<6} {'matrices':<9} {'arguments':>10} {'temporary':>10}   {'a step reads and computes':>25}"
+  show(f"{heads}  {'roofline: step':>14} {'chunk':>9}")
+  for target in targets:
+    for kind in (_KINDS[one] for one in bits):
+      one = act_ahead.compile_act(released, target, kind, _STEPS)
+      show(
+        f"{target:<6} {kind:<9} {one.arguments / 1e9:>7.2f} GB {one.temporaries / 1e6:>7.1f} MB   "
+        f"{one.hbm_bytes / 1e9:>6.2f} GB {one.flops / 1e9:>7.1f} GFLOP  {one.step_seconds * 1e3:>11.2f} ms "
+        f"{one.chunk_seconds * 1e3:>6.1f} ms  compiled in {one.compile_seconds:.0f} s"
+      )
+
+
+_STEPS = 10
+_KINDS = {"16": "bfloat16", "8": "int8", "4": "int4"}
 
 
 def _codec_compiled(targets: list[str]) -> None:

@@ -37,6 +37,8 @@ COMMANDS = {
   "quantize": Command("kairos_jax.cli.quantize", "write a model again with its large matrices in 8 or 4 bits"),
   "ablate": Command("kairos_jax.cli.ablate", "train a grid of towers on a task of memory, and compare them"),
   "serve": Command("kairos_jax.cli.serve", "serve a trained model to robots over a websocket"),
+  "play": Command("kairos_jax.cli.play", "watch a model's imagination on a page, and steer it"),
+  "export": Command("kairos_jax.cli.export", "write a model as programs or ONNX that run without this project"),
   "data": Command("kairos_jax.cli.data", "make datasets: rendered here, or imported from robot and video formats"),
   "act": Command("kairos_jax.cli.act", "a chunk of actions from pictures and a robot's state, by a released model"),
   "generate": Command("kairos_jax.cli.generate", "a video from words and a picture, by a released model"),
@@ -57,6 +59,8 @@ EXAMPLES = """\
   kairos evaluate --model=runs/cue_reach
   kairos rollout --model=runs/demo --minutes=10
   kairos serve --model=runs/demo
+  kairos play --model=runs/demo
+  kairos export --model=runs/demo --out=runs/exported
   kairos quantize --model=runs/demo --bits=8 --out=runs/demo_int8
   kairos bench scaling
   kairos bench kernels --op=gated_delta

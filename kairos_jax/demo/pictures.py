@@ -1,13 +1,14 @@
 """Plots of what a rollout and a longer video cost, as pictures of their own."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
 from kairos_jax import files
 from kairos_jax.evaluation.rollout import Cost
 from kairos_jax.evaluation.scaling import Point, exponents
+from kairos_jax.timing import Times
 
 
 def rollout(costs: Sequence[Cost], path: str | os.PathLike) -> None:
@@ -39,6 +40,20 @@ def scaling(points: Sequence[Point], path: str | os.PathLike) -> None:
     axes.minorticks_off()
     axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(frameon=False)
+  _save(figure, path)
+
+
+def history(times: Mapping[int, Times], power: float, path: str | os.PathLike) -> None:
+  """Draws the time of an answer over frames of history, both axes logarithmic; the line goes up to one in twenty."""
+  figure = Figure(figsize=(5, 3.4), layout="constrained")
+  axes, lengths = figure.subplots(), list(times)
+  medians, tails = ([1e3 * getattr(one, name) for one in times.values()] for name in ("median", "p95"))
+  above = [tail - median for median, tail in zip(medians, tails, strict=True)]
+  axes.errorbar(lengths, medians, yerr=[[0] * len(above), above], marker="o", label=f"frames^{power:.3f}")
+  axes.set(xscale="log", yscale="log", xlabel="frames of history", ylabel="time of an answer, ms")
+  axes.set(xticks=lengths, xticklabels=lengths, ylim=(min(medians) / 3, 3 * max(tails)))
+  axes.minorticks_off()
+  axes.legend(frameon=False)
   _save(figure, path)
 
 

@@ -1,4 +1,6 @@
-"""How fast a model answers: from a latent's worth of new frames to a chunk of actions, in two ways."""
+"""How fast a model answers: from a latent's worth of new frames to a chunk, in two ways and after a longer history."""
+
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -7,11 +9,13 @@ from jaxtyping import UInt8
 from kairos_jax import timing
 from kairos_jax.flow import sampler
 from kairos_jax.flow.schedule import ACTION_SHIFT, flow_schedule, video_shift
-from kairos_jax.interfaces import num_latents
+from kairos_jax.interfaces import num_frames, num_latents
+from kairos_jax.model.memory import require_constant_size
 from kairos_jax.runtime import WorldModel
 from kairos_jax.timing import Times
 
 STEPS = 10  # denoising steps of either
+LENGTHS = (10, 32, 100, 316, 1000)  # frames of history
 
 
 def measure(
@@ -62,3 +66,33 @@ def measure(
     return joint_fn(model.params, latents, stream.context, normal, mask, jax.random.key(0))
 
   return timing.measure({"action-only": action_only, "joint": joint}, rounds=rounds)
+
+
+def by_history(
+  model: WorldModel, instruction: str, *, rounds: int, lengths: Sequence[int] = LENGTHS, steps: int = STEPS
+) -> dict[int, Times]:
+  """Times the answer to a latent's worth of new frames, "action-only", after histories of several lengths.
+
+  Args:
+    model: with an action tower and a memory of constant size.
+    instruction: of the episode.
+    rounds: timings of each length; they take turns.
+    lengths: frames of history, of which whole latents are taken; the keys of the result.
+    steps: denoising steps.
+
+  Raises:
+    KairosError: the model cannot act, or its memory grows.
+  """
+  require_constant_size(model.saved.model_config)
+  robot, size, stride = model.robot(None), model.saved.frame_size, model.codec.time_stride
+  rng = np.random.default_rng(0)
+  video = lambda count: rng.integers(0, 256, (count, *size, 3), np.uint8)  # noqa: E731
+  new, state = video(stride), np.zeros(robot.state.dim, np.float32)
+  stream, seen, streams = model.prefill(video(model.codec.first_frames), instruction), 1, {}
+  for length in sorted(lengths):
+    while num_frames(model.codec, seen + 1) <= length:
+      stream, seen = model.extend(stream, video(stride)), seen + 1
+    streams[length] = stream
+  answer = lambda stream: lambda: model.act(model.extend(stream, new), state, steps=steps)  # noqa: E731
+  times = timing.measure({str(length): answer(one) for length, one in streams.items()}, rounds=rounds)
+  return {int(length): one for length, one in times.items()}

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from kairos_jax.errors import KairosError
-from kairos_jax.flow.chunking import guided_by
+from kairos_jax.flow.chunking import guided_by, hold_prefix
 from kairos_jax.flow.schedule import Schedule
 from kairos_jax.interfaces import Context
 from kairos_jax.model import Memory, WorldActionModel
@@ -199,6 +199,7 @@ def sample_actions(
   action_mask: Bool[Array, "B action_dim"] | None = None,
   previous: Float[Array, "B A action_dim"] | None = None,
   previous_weights: Float[Array, "B A"] | None = None,
+  prefix: Int[Array, "B"] | None = None,
   trace: bool = False,
   on_step: Callable[[Any], None] | None = None,
 ) -> tuple[Float[Array, "B A action_dim"], Trace | None]:
@@ -206,17 +207,25 @@ def sample_actions(
 
   Args:
     action_mask: as in `sample_joint`.
-    previous, previous_weights: what is left of the chunk before, which this one shall continue; see `chunking`.
+    previous: what is left of the chunk before, which this one shall continue; see `chunking`.
+    previous_weights: guides the chunk to it by so much.
+    prefix: makes this many of its actions, bit for bit, the chunk's first ones; for towers that were trained so.
     on_step: see `euler`.
   """
 
   def velocity(actions, timestep):
-    t = jnp.broadcast_to(timestep, actions.shape[:1])
+    t = jnp.broadcast_to(timestep, actions.shape[: jnp.ndim(timestep) or 1])
     return model.apply({"params": params}, memory, actions, t, context, method="denoise_actions")
 
-  if previous is not None:
-    velocity = guided_by(velocity, previous, previous_weights, len(schedule.sigmas))
-  return euler(velocity, noise, schedule, mask_actions(action_mask), trace=trace, on_step=on_step)
+  own = constrain = mask_actions(action_mask)
+  denoise = velocity
+  if prefix is not None:
+    keep, timesteps = hold_prefix(previous, prefix)
+    constrain = lambda actions: own(keep(actions))  # noqa: E731
+    denoise = lambda actions, timestep: velocity(actions, timesteps(timestep))  # noqa: E731
+  elif previous is not None:
+    denoise = guided_by(velocity, previous, previous_weights, len(schedule.sigmas))
+  return euler(denoise, noise, schedule, constrain, trace=trace, on_step=on_step)
 
 
 def video_velocity(

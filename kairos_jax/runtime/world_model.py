@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, Int32, UInt8, UInt32
 
 from data_pipelines.normalize import EmbodimentNormalizer
 from kairos_jax import released
@@ -166,13 +166,15 @@ class WorldModel:
     action_mask: Bool[Array, "B action_dim"],
     words: UInt32[Array, "B 2"],
     previous: Float[Array, "B A action_dim"] | None = None,
-    previous_weights: Float[Array, "B A"] | None = None,
+    left: Int32[Array, "B"] | None = None,
+    delay: Int32[Array, "B"] | None = None,
     *,
     steps: int,
   ) -> Float[Array, "B A action_dim"]:
     """`act` in the model's units and width; what a robot lacks of its action dimensions is 0.
 
-    With `previous` the chunk continues what is left of the one before; see `flow.chunking`.
+    With `previous` the chunk continues the `left` actions that are left of the one before, `delay` of which will have
+    been executed: as it was trained to, where it was (`max_delay`), and else by guidance; see `flow.chunking`.
     """
     action = self.saved.model_config.action
     assert action is not None  # `robot` has checked
@@ -180,7 +182,12 @@ class WorldModel:
     noise = _noise(words, (self.saved.action_horizon, action.action_dim))
     schedule = flow_schedule(steps, ACTION_SHIFT)
     inputs = (stream.memory, noise, schedule, context)
-    before: dict[str, Any] = dict(previous=previous, previous_weights=previous_weights)
+    before: dict[str, Any] = dict(previous=previous)
+    if previous is not None and self.saved.max_delay:
+      before["prefix"] = jnp.minimum(delay, self.saved.max_delay)
+    elif left is not None and delay is not None:
+      horizon = self.saved.action_horizon
+      before["previous_weights"] = soft_mask(horizon, delay, horizon - left)
     return sampler.sample_actions(self.model, params, *inputs, action_mask=action_mask, **before)[0]
 
   def foresee(
@@ -254,8 +261,8 @@ class WorldModel:
 
   def normal_previous(
     self, previous: Sequence[Float[np.ndarray, "_ own_dim"]], delays: Sequence[int], robot: EmbodimentNormalizer
-  ) -> tuple[Float[np.ndarray, "B A action_dim"], Float[np.ndarray, "B A"]]:
-    """What is left of chunks, in the model's units and size, and how much of it counts.
+  ) -> tuple[Float[np.ndarray, "B A action_dim"], Int32[np.ndarray, "B"], Int32[np.ndarray, "B"]]:
+    """What is left of chunks, in the model's units and size, how many actions these are, and the delays.
 
     Raises:
       KairosError: nothing is left, or a whole chunk; or a delay is longer than what is left or was executed.
@@ -267,10 +274,9 @@ class WorldModel:
       if not 0 < len(left) < horizon or not 0 <= delay <= min(len(left), horizon - len(left)):
         raise KairosError(f"previous has {len(left)} of {horizon} actions and a delay of {delay}; see flow.chunking")
       chunk[: len(left)] = left
-    lengths = np.asarray([len(left) for left in previous])
-    weights = np.asarray(soft_mask(horizon, np.asarray(delays), horizon - lengths), np.float32)
+    lengths = np.asarray([len(left) for left in previous], np.int32)
     more = [(0, 0), (0, 0), (0, action.action_dim - robot.action.dim)]
-    return np.pad(np.asarray(robot.action.normalize(chunks), np.float32), more), weights
+    return np.pad(np.asarray(robot.action.normalize(chunks), np.float32), more), lengths, np.asarray(delays, np.int32)
 
   def own_actions(self, robot: EmbodimentNormalizer, batch: int) -> Bool[np.ndarray, "B action_dim"]:
     """Which of the model's action dimensions the robot has, for each episode."""

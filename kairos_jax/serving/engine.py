@@ -64,9 +64,9 @@ class Engine:
   """A model, and the memory of every session that asks it.
 
   A session's stream begins with its first observation. Later frames, which come at the robot's control rate, wait
-  until they fill a latent; actions are decided from what is in the stream and the state of now. A stream goes on until
-  its session is reset or released, as in `evaluation.policies.ModelPolicy`: its memory is of constant size. A new
-  prompt begins a stream, because memory depends on it.
+  until they fill a latent; actions are decided from what is in the stream and the state of now. It goes on for as long
+  as the session, as in `evaluation.policies.ModelPolicy`: its memory is of constant size. A new prompt begins a stream
+  anew, because memory depends on it.
   """
 
   def __init__(

@@ -20,3 +20,10 @@ def test_a_model_that_cannot_act_is_refused(tiny_saved):
   video = dataclasses.replace(tiny_saved, model_config=dataclasses.replace(tiny_saved.model_config, action=None))
   with pytest.raises(KairosError, match="no action tower"):
     latency.measure(WorldModel(video), tiny.frames(5), "push", rounds=1)
+
+
+def test_an_answer_after_a_longer_history_is_computed_by_the_same_program(tiny_saved):
+  model = WorldModel(tiny_saved)
+  times = latency.by_history(model, "push", rounds=2, lengths=(9, 60), steps=2)
+  assert list(times) == [9, 60] and all(one.calls == 2 for one in times.values())
+  assert model._extend._cache_size() == model._act._cache_size() == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import threading
 
 import numpy as np
@@ -47,7 +48,8 @@ class Running:
 
 @pytest.fixture(scope="package")
 def model(tiny_saved):
-  return WorldModel(tiny_saved)
+  """Streams go on for ten latents, so that memories differ for long."""
+  return WorldModel(dataclasses.replace(tiny_saved, clip_frames=41))
 
 
 @pytest.fixture(scope="package")

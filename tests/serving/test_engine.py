@@ -9,7 +9,6 @@ import pytest
 from kairos_jax import seeds
 from kairos_jax.errors import KairosError
 from kairos_jax.evaluation.policies import ModelPolicy
-from kairos_jax.flow.chunking import soft_mask
 from kairos_jax.runtime import WorldModel
 from kairos_jax.runtime.world_model import seed_words
 from kairos_jax.serving.engine import Answer, Engine, Full
@@ -53,7 +52,7 @@ def test_a_session_is_answered_as_evaluations_policy_answers_an_episode(engine, 
     seen = [Seen({"front": frame}, asked.state) for frame in asked.frames]
     want = policy.act([0], [seen], [100 + call])[0]
     np.testing.assert_allclose(answer.actions[: len(want)], want, atol=1e-5)
-    assert (answer.begun, answer.latents) == (call == 0, call + 1)
+    assert answer.begun == (call == 0) and answer.latents == call + 1
 
 
 def test_frames_wait_until_they_fill_a_latent(engine, model):
@@ -174,8 +173,7 @@ def test_a_chunk_continues_the_one_that_is_being_executed(model):
   np.testing.assert_allclose(free, model.act(stream, asked.state, seed=[5], steps=STEPS), atol=1e-5)
   robot = model.robot(None)
   normal, mask = model.normal_states(asked.state[None], 1, robot)
-  weights = np.asarray(soft_mask(4, np.asarray([1]), np.asarray([1])))
-  before = (np.concatenate([left, np.zeros((1, 3), np.float32)])[None], weights)
+  before = np.concatenate([left, np.zeros((1, 3), np.float32)])[None], np.asarray([3]), np.asarray([1])
   words = seed_words([5], 1)
   decide = jax.jit(model.decide, static_argnames="steps")
   want = decide(model.params, stream, normal, mask, model.own_actions(robot, 1), words, *before, steps=STEPS)
