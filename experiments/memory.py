@@ -2,6 +2,7 @@
 
   kairos ablate --config=experiments/memory.py --seeds=3
   kairos ablate --config=experiments/memory.py --variants=swa,paper --cell=1/4
+  kairos ablate --config=experiments/memory.py:swap --variants=anchors,paper --out=runs/swap
   kairos train --config=experiments/memory.py:paper --workdir=runs/paper   (after `kairos data build` of its source)
 
 One of four colors is shown for 5 frames and asked for up to 96 frames later; a latent holds 4 frames and is one token
@@ -31,6 +32,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
   # The windows of this one see their own frame alone: actions read keys and values, which a delta net does not have.
   "gla": dict(video=dict(layers=("GATED", "GATED", "GATED", "SWA"), window_size=1)),
   "full": dict(video=dict(layers=("SWA",) * 4, window_size=LATENTS)),
+  # Of what has left its windows this one sees the stream's first latent frame, where the color is shown.
+  "anchors": dict(video=dict(layers=WINDOWS, anchors=1)),
   "reads_all": dict(video=dict(layers=WINDOWS), action=dict(video_frames=LATENTS)),
   "no_decay": dict(video=dict(decay=False)),
   "no_correction": dict(video=dict(correction=False)),
@@ -41,23 +44,30 @@ SIZES: dict[str, dict[str, Any]] = {
   "swa_wide": dict(video=dict(layers=("SWA",) * 4, dim=64, ffn_dim=128)),
   "swa_long": dict(video=dict(layers=("SWA",) * 4), train=dict(steps=2400)),
 }
+# Other tasks, by name: their source, and what differs in the grid. With a swap a second color replaces the first.
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {
+  "swap": ("delayed4_swap", dict(swap=True)),
+  "distract": ("delayed4_distract", dict(distract=True)),
+  "colors8": ("delayed8", dict(colors=8)),
+}
 
 
-def get_config(variant: str = "") -> ConfigDict:
-  """The grid with all its variants, or the training run of one of them.
+def get_config(name: str = "") -> ConfigDict:
+  """The grid with all its variants, that of another task, or the training run of one variant.
 
   Raises:
-    ValueError: there is no such variant.
+    ValueError: there is no such task or variant.
   """
-  if variant and variant not in VARIANTS | SIZES:
-    raise ValueError(f"variant is {variant!r}; allowed: {', '.join(VARIANTS | SIZES)}")
+  if name and name not in TASKS | VARIANTS | SIZES:
+    raise ValueError(f"name is {name!r}; allowed: {', '.join([*TASKS, *VARIANTS, *SIZES])}")
+  source, task = TASKS.get(name, ("delayed4", {}))
   config = ConfigDict()
   config.seed = 0
   config.order = ("robot",)
   config.platform = placeholder(str)
 
   config.data = ConfigDict(
-    dict(folder="runs/memory/data", sources=("delayed4",), frames=125, video_fps=10.0, action_horizon=4)
+    dict(folder="runs/memory/data", sources=(source,), frames=125, video_fps=10.0, action_horizon=4)
   )
   config.codec = ConfigDict(dict(kind="pca", channels=16))
   config.bridge = ConfigDict(dict(kind="words", vocabulary=64, tokens=1, dim=8, text_dim=16))
@@ -72,6 +82,7 @@ def get_config(variant: str = "") -> ConfigDict:
       window_size=3,
       dilation=4,
       causal_history=True,
+      anchors=0,
       decay=True,
       correction=True,
       key_dim=8,
@@ -102,7 +113,7 @@ def get_config(variant: str = "") -> ConfigDict:
   robot = dict(
     share=1.0,
     actions=True,
-    mixture=dict(start=dict(delayed4=1.0), end=dict(delayed4=1.0)),
+    mixture=dict(start={source: 1.0}, end={source: 1.0}),
     instruction_share=(1.0, 1.0),
     tasks=dict(ti2v=1.0),
     min_observed=LATENTS,  # all of a clip but its last latent frame
@@ -113,8 +124,8 @@ def get_config(variant: str = "") -> ConfigDict:
     frozen=(),
   )
   config.stages = ConfigDict(dict(robot=robot))
-  if variant:
-    for part, values in (VARIANTS | SIZES)[variant].items():
+  if name in VARIANTS | SIZES:
+    for part, values in (VARIANTS | SIZES)[name].items():
       dict(video=config.model.video, action=config.model.action, train=config.train)[part].update(values)
   else:
     config.ablation = ConfigDict(
@@ -122,7 +133,7 @@ def get_config(variant: str = "") -> ConfigDict:
         variants=VARIANTS | SIZES,
         clips=1500,
         size=16,  # pixels
-        colors=4,
+        **(dict(colors=4, distract=False, swap=False) | task),
         delays=(0, 8, 16, 24, 32, 40, 48, 64, 96),  # frames
         episodes=32,  # for each delay
       )

@@ -57,13 +57,15 @@ class Observation:
 class CueReach:
   """The environment. An action is a tip displacement [3] in [-1, 1], in units of 6 cm a frame, in the robot's order.
 
-  With `speed` the balls roll about: what a robot knows of them is soon old.
+  With `speed` the balls roll about: what a robot knows of them is soon old. With `hold` a brake keeps the arm in its
+  place for so many frames after the cue, while all else goes on.
 
   Attributes:
     embodiment: name of the robot, see data_pipelines/embodiments.
     instruction: what to do; it never names the color.
     goal: the index into BALLS of the ball to touch.
     touched: names of the balls touched so far, in order.
+    hold: frames; it may be changed before a reset.
   """
 
   instruction = INSTRUCTION
@@ -86,7 +88,7 @@ class CueReach:
       raise KairosError(f"no robot {robot!r} reaches for balls: {', '.join(BODIES)}")
     if not 0 <= speed < STEP * _HZ:
       raise KairosError(f"speed is {speed}; it must be 0 to below {STEP * _HZ:g} m/s")
-    self.cue, self._speed = cue, speed
+    self.cue, self.hold, self._speed = cue, 0, speed
     self.embodiment, self.body = robot, BODIES[robot]
     self._axes = np.array(self.body.axes)  # a swap, so that it is its own inverse
     self.table = Tabletop(self.body.effector, size, self.body.camera)
@@ -128,10 +130,11 @@ class CueReach:
       raise KairosError(f"action {action.tolist()} is not three finite numbers")
     if self._speed:
       self.table.move_balls(self._rng, self._speed / _HZ)
-    self.table.drive(action[self._axes])
+    if not self.hold or self.frame >= CUE_FRAMES + self.hold:
+      self.table.drive(action[self._axes])
     self.frame += 1
     self.touched += [ball for ball in self.table.touching() if ball not in self.touched]
-    done = bool(self.touched) or self.frame >= HORIZON
+    done = bool(self.touched) or self.frame >= HORIZON + self.hold
     return self._observe(), done, self.touched[:1] == [BALLS[self.goal]]
 
   def expert(self) -> Float32[np.ndarray, "3"]:

@@ -147,6 +147,11 @@ class DelayedCueReach:
       self.choice = self.colors[nearest]
     return self._observe(), self.choice is not None, self.choice == self.colors[self.goal]
 
+  def skip(self) -> Observation:
+    """Goes to the frame in which the brake is released: until then nothing moves, whatever the arm does."""
+    self.frame = max(self.frame, self.go + GO_FRAMES - 1)
+    return self._observe()
+
   def expert(self) -> Float32[np.ndarray, "3"]:
     """The scripted expert's action: waits for the go signal, travels high, then descends."""
     if self.frame < self.go:

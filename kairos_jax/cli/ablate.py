@@ -41,6 +41,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     raise KairosError("ablate needs --config=FILE.py and takes flags only")
   if not (part := re.fullmatch(r"(\d+)/(\d+)", values.cell)):
     raise KairosError(f"flag --cell={values.cell}: N/M is allowed, as in 2/4")
+  from data_pipelines.simulate import delayed_cue_reach
   from kairos_jax import console
   from kairos_jax.demo import memory_report
   from kairos_jax.evaluation import ablation
@@ -51,9 +52,11 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
   chosen = ablation.cells(grid, values.seeds, (int(part[1]), int(part[2])))
 
   def beside(model):
-    return forgetting.row(model, grid.delays, grid.task.colors)
+    return forgetting.row(model, grid.delays, grid.task)
 
   ablation.run(grid, chosen, values.out, resume=values.resume, beside=beside)
   header, lines = memory_report.write(ablation.read_all(values.out), grid.task.colors, values.out)
   console.show_table(header, lines)
+  known = ", ".join(f"{name} {share:g}" for name, share in delayed_cue_reach.floors(grid.task.colors).items())
+  console.show(f"floors of policies that do not know the color, in closed form: {known}; the expert: 1")
   console.show(f"report: {values.out}/report.html")

@@ -12,6 +12,7 @@ The task is to touch the ball that has the color of a bar. Policies:
   blind    the model on black images: what guessing gives
   random   uniform actions
   expert   a script that knows the answer
+  held0, held8, held16, held32   hidden, and a brake holds the arm for so many frames after the color is gone
 
 Each line of the result is a rate, and the interval of 95 % (Wilson) that chance leaves around it:
 
@@ -64,8 +65,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
   from kairos_jax.evaluation import comparison
   from kairos_jax.evaluation.record import EpisodeRecord
 
-  known = list(comparison.ENTRIES)
-  names = [name.strip() for name in values.policies.split(",")] if values.policies else known
+  known = [*comparison.ENTRIES, *comparison.HELD]
+  names = [name.strip() for name in values.policies.split(",")] if values.policies else list(comparison.ENTRIES)
   if unknown := [name for name in names if name not in known]:
     raise KairosError(
       f"no policy {unknown[0]!r}{arguments.did_you_mean(unknown[0], known)}; there are {','.join(known)}"

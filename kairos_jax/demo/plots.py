@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from kairos_jax.evaluation.foresight import Foresight
-from kairos_jax.evaluation.intervals import mean_band
+from kairos_jax.evaluation.intervals import Interval, mean_band
 
 Curve = tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]  # steps and losses
 
@@ -66,6 +66,17 @@ def foresight(result: Foresight) -> str:
     axes[0].legend(handlelength=1.2)
 
   return _svg(draw, panels=len(labels), height=3.0)
+
+
+def held(rates: Mapping[float, Interval]) -> str:
+  """Success against the seconds for which the cue was gone and the arm held, with intervals of 95 %."""
+
+  def draw(axes: list[Axes]) -> None:
+    value, low, high = np.array(list(rates.values())).T
+    axes[0].errorbar(list(rates), value, [value - low, high - value], color=_ACCENT, marker="o", capsize=3)
+    axes[0].set(xlabel="seconds between the cue and the first movement", ylabel="success", ylim=(0, 1.03))
+
+  return _svg(draw, panels=1, height=2.4)
 
 
 def validation_curves(panels: Mapping[str, Mapping[str, Curve]]) -> str:

@@ -15,7 +15,7 @@ from kairos_jax import files
 from kairos_jax.demo import plots
 from kairos_jax.errors import KairosError
 from kairos_jax.evaluation.foresight import NEAR, Foresight
-from kairos_jax.evaluation.intervals import mean_band, wilson
+from kairos_jax.evaluation.intervals import Interval, mean_band, wilson
 from kairos_jax.timing import Times
 
 
@@ -53,7 +53,10 @@ class Latency:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-  """All that the page shows; videos are (caption, mp4 path), headlines (value, what it is)."""
+  """All that the page shows; videos are (caption, mp4 path), headlines (value, what it is).
+
+  `held` is the rate of success when the cue has been gone for so many seconds before the arm may move.
+  """
 
   title: str
   summary: str
@@ -61,6 +64,7 @@ class Results:
   headlines: Sequence[tuple[str, str]]
   videos: Sequence[tuple[str, str | os.PathLike]]
   rates: Sequence[Rate]
+  held: Mapping[float, Interval]
   frame_strip: str | os.PathLike
   foresight: Foresight
   stages: Sequence[Stage]
@@ -76,6 +80,10 @@ def write(results: Results, path: str | os.PathLike) -> None:
     _section("It acts", "Unseen episodes in the simulator, closed loop, pixels in and arm commands out."),
     _videos(results.videos),
     _rates(results.rates),
+    _figure(
+      plots.held(results.held),
+      "Success against the delay: the cue is shown for four frames, and a brake holds the arm for a while after it.",
+    ),
     _section(
       "It imagines",
       "The same weights, asked for the future instead of an action: from a few frames seen, the video to come.",

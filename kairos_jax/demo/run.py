@@ -17,7 +17,7 @@ from kairos_jax.demo import report as report_lib
 from kairos_jax.demo.report import Latency, Rate, Results, Stage
 from kairos_jax.evaluation import comparison, latency
 from kairos_jax.evaluation import foresight as foresight_lib
-from kairos_jax.evaluation.comparison import ENTRIES, Score
+from kairos_jax.evaluation.comparison import ENTRIES, HELD, Score
 from kairos_jax.evaluation.foresight import Foresight
 from kairos_jax.evaluation.intervals import mean_band
 from kairos_jax.evaluation.record import EpisodeRecord
@@ -34,6 +34,7 @@ TEACHES = {
 }
 
 FILMED = 8  # episodes that the report shows
+HELD_EPISODES = 32  # for each delay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,7 @@ def _run_claimed(config: ConfigDict, run_config: RunConfig, out: Path, scale: Sc
   logging.info("3/5 closed loop: %d unseen episodes for each policy", scale.episodes)
   record = EpisodeRecord(out / "evaluation" / "episodes.jsonl")
   scores = comparison.compare(model, list(ENTRIES), episodes=scale.episodes, record=record, film={"model": FILMED})
+  held = comparison.compare(model, list(HELD), episodes=min(scale.episodes, HELD_EPISODES), record=record)
   films = media.mosaic(scores["model"].films, columns=4)
   media.write_mp4(out / "closed_loop.mp4", films, config.data.video_fps)
 
@@ -107,6 +109,7 @@ def _run_claimed(config: ConfigDict, run_config: RunConfig, out: Path, scale: Sc
     "success": {name: score.rate.value for name, score in scores.items()},
     "interval": {name: [score.rate.low, score.rate.high] for name, score in scores.items()},
     "episodes": scale.episodes,
+    "held": {str(HELD[name].hold): [score.successes, score.episodes] for name, score in held.items()},
     "psnr_gain": gain.value,
     "psnr_gain_interval": [gain.low, gain.high],
     "model": _means(foresight.model),
@@ -116,7 +119,7 @@ def _run_claimed(config: ConfigDict, run_config: RunConfig, out: Path, scale: Sc
     "config": config.to_dict(),
   }
   files.write_json(out / "results.json", summary)
-  _write_report(out, config, run_config, scale, scores, foresight, times, summary, seen=len(history))
+  _write_report(out, config, run_config, scale, scores, held, foresight, times, summary, seen=len(history))
   return summary
 
 
@@ -145,6 +148,7 @@ def _write_report(
   run_config: RunConfig,
   scale: Scale,
   scores: Mapping[str, Score],
+  held: Mapping[str, Score],
   foresight: Foresight,
   times: Mapping[str, Times],
   summary: Mapping[str, Any],
@@ -184,6 +188,7 @@ def _write_report(
         (f"True video beside what the model imagined from its first {seen} frames", out / "imagination.mp4"),
       ],
       rates=rates,
+      held={HELD[name].hold / config.data.video_fps: score.rate for name, score in held.items()},
       frame_strip=out / "imagination.png",
       foresight=foresight,
       stages=stages,

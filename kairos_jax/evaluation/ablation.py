@@ -78,7 +78,7 @@ def parse(config: ConfigDict, variants: Sequence[str] | None = None) -> Grid:
     raise KairosError("this config has no key ablation; experiments/memory.py has one")
   with base.unlocked():
     del base.ablation
-  if keys := set(options) ^ {"variants", "clips", "size", "colors", "delays", "episodes"}:
+  if keys := set(options) ^ {"variants", "clips", "size", "colors", "distract", "swap", "delays", "episodes"}:
     raise KairosError(f"config key ablation: {', '.join(sorted(keys))} missing or unknown")
   every = options["variants"]
   names = list(every) if variants is None else list(variants)
@@ -89,7 +89,7 @@ def parse(config: ConfigDict, variants: Sequence[str] | None = None) -> Grid:
     variants={name: every[name] for name in names},
     clips=options["clips"],
     size=options["size"],
-    task=delayed.Task(options["colors"]),
+    task=delayed.Task(options["colors"], options["distract"], options["swap"]),
     delays=tuple(options["delays"]),
     episodes=options["episodes"],
   )

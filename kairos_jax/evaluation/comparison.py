@@ -23,11 +23,12 @@ SLOTS = 32  # episodes at once
 
 
 class Entry(NamedTuple):
-  """Who drives, how long the cue is visible, and what a reader should know of it."""
+  """Who drives, how long the cue is visible, what a reader should know of it, and how long the arm is held after it."""
 
   policy: str
   cue: Cue
   note: str
+  hold: int = 0
 
 
 ENTRIES = {
@@ -37,6 +38,8 @@ ENTRIES = {
   "random": Entry("random", "visible", "uniform actions"),
   "expert": Entry("expert", "visible", "scripted, knows the answer"),
 }
+# The cue is shown for 4 frames, and the arm held for so many frames more: success against the delay.
+HELD = {f"held{frames}": Entry("model", "hidden", f"held for {frames} frames", frames) for frames in (0, 8, 16, 32)}
 
 
 class Score(NamedTuple):
@@ -79,7 +82,7 @@ def compare(
 
   Args:
     model: whose success is asked for; it drives the robot that is the first of its embodiments.
-    names: of `ENTRIES`.
+    names: of `ENTRIES` and `HELD`.
     episodes: for each entry, at least 1.
     record: of finished episodes.
     seed: of the episodes.
@@ -94,8 +97,9 @@ def compare(
   name_of_model = saved_model.content_hash(model.saved)
   scores = {}
   for name in names:
-    entry = ENTRIES[name]
-    where = name_of_model, entry.policy, f"cue_reach/{entry.cue}"  # the robot is in the model's hash
+    entry = (ENTRIES | HELD)[name]
+    task = f"cue_reach/{entry.cue}" + (f"/held{entry.hold}" if entry.hold else "")
+    where = name_of_model, entry.policy, task  # the robot is in the model's hash
     every = episode_seeds(episodes, seed)
     filmed = every[: film.get(name, 0)]
     found = record.kept(*where)
@@ -137,7 +141,7 @@ class _Arena:
     if not self._environments:
       self._environments = [CueReach(self._model.saved.frame_size[0], robot=self._robot) for _ in range(self._slots)]
     for environment in self._environments:
-      environment.cue = entry.cue
+      environment.cue, environment.hold = entry.cue, entry.hold
     return run_episodes(self._environments, waiting, self._policy(entry.policy))
 
   def _policy(self, kind: str) -> Policy:

@@ -31,6 +31,7 @@ class VideoConfig:
     rule: "frame" (history-aware, streams) or "token" (the V1 and video-only models).
     causal_history: observed frames see no later ones; then a memory does not depend on the stretches in which they
       came, and one pass serves a decision at every one of them. The released models see both ways within a stretch.
+    anchors: latent frames at the beginning of a stream that windows keep in view for ever.
     float16_rope: q and k are rounded to float16 before they are turned, as the first released models (V1) do.
     key_dim, value_dim: per head of the gated delta net; the released models use 256 and 512 whatever the width.
     decay, correction: of the gated delta net. Without decay it keeps all that it does not correct; without correction
@@ -51,6 +52,7 @@ class VideoConfig:
   history_sees_future: bool = False
   causal_history: bool = False
   all_see_history: bool = False
+  anchors: int = 0
   float16_rope: bool = False
   channels: int = 16
   patch: tuple[int, int, int] = (1, 2, 2)
@@ -107,10 +109,11 @@ class VideoConfig:
       history_sees_future=self.history_sees_future,
       causal_history=self.causal_history,
       all_see_history=self.all_see_history,
+      anchors=self.anchors,
     )
 
   def frames_in_view(self, kind: str) -> int | None:
-    """How many past frames a later frame can still see in a layer of this kind; None: all of them."""
+    """How many past frames a later frame can still see in a layer of this kind, beside anchors; None: all of them."""
     rule = self.attention_rule(kind)
     return None if rule.window_size is None or rule.all_see_history else (rule.window_size - 1) * rule.dilation
 

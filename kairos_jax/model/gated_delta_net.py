@@ -77,7 +77,7 @@ class GatedDeltaNet(nn.Module):
       real = (jnp.arange(x.shape[1]) < tokens)[:, None]
       log_decay, beta = jnp.where(real, log_decay, 0.0), jnp.where(real, beta, 0.0)
 
-    for name, value in dict(k=k, log_decay=log_decay, beta=beta).items():
+    for name, value in dict(k=k, v=v, log_decay=log_decay, beta=beta).items():
       self.sow("intermediates", name, value)
     rule = functools.partial(gated_delta, implementation=self.kernels) if self.correction else additive_memory
     read, matrix = rule(q, k, v, log_decay, beta, None if state is None else state.matrix)

@@ -19,33 +19,38 @@ from kairos_jax.model.gated_delta_net import DeltaState
 class FrameCache:
   """Keys and values of the latest frames, newest last; outside the tower, a leading axis G counts layer groups.
 
-  A cache of fixed capacity that is not yet full holds zeros in front, which `first_frame` leaves out.
+  A cache of fixed capacity that is not yet full holds zeros in front, which `first_frame` leaves out. The stream's very
+  first frames may lie before all that, as anchors that stay.
   """
 
   k: Float[Array, "*G B F L H D"]
   v: Float[Array, "*G B F L H D"]
+  anchors: int = flax.struct.field(default=0, pytree_node=False)
 
   @property
   def frames(self) -> int:
     return self.k.shape[-4]
 
   def append(self, new: "FrameCache", capacity: int | None) -> "FrameCache":
-    """Keeps the latest `capacity` frames; None keeps all, and the cache grows."""
+    """Keeps the anchors and the latest `capacity` frames; None keeps all, and the cache grows."""
 
     def join(old, new):
+      held, old = jnp.split(old, [self.anchors], axis=-4)
       joined = jnp.concatenate([old, new], axis=-4)
-      return joined if capacity is None else joined[..., joined.shape[-4] - capacity :, :, :, :]
+      latest = joined if capacity is None else joined[..., joined.shape[-4] - capacity :, :, :, :]
+      return jnp.concatenate([held, latest], axis=-4)
 
-    return jax.tree.map(join, self, new)
+    return FrameCache(join(self.k, new.k), join(self.v, new.v), self.anchors)
 
   @classmethod
-  def empty(cls, like: "FrameCache", capacity: int | None) -> "FrameCache":
-    """A cache before the first frame."""
+  def empty(cls, like: "FrameCache", capacity: int | None, anchors: int = 0) -> "FrameCache":
+    """A cache before the first frame, but for the anchors, which are the first frames of `like`."""
 
     def zeros(x):
-      return jnp.zeros((*x.shape[:-4], capacity or 0, *x.shape[-3:]), x.dtype)
+      nothing = jnp.zeros((*x.shape[:-4], capacity or 0, *x.shape[-3:]), x.dtype)
+      return jnp.concatenate([x[..., :anchors, :, :, :], nothing], axis=-4)
 
-    return jax.tree.map(zeros, like)
+    return cls(zeros(like.k), zeros(like.v), anchors)
 
 
 @flax.struct.dataclass
@@ -72,18 +77,21 @@ def extend(config: WorldActionConfig, memory: Memory | None, written: dict[str, 
   is no action tower); else it grows by the new frames.
 
   Raises:
-    KairosError: the rule is the token-level one, which cannot stream.
+    KairosError: the rule is the token-level one, which cannot stream, or a stream begins with fewer frames than it has
+      anchors.
   """
   video = config.video
+  if memory is None and frames < video.anchors:
+    raise KairosError(f"model.video.anchors is {video.anchors}; a stream begins with as many latents, not {frames}")
   if video.rule == "token":
     raise KairosError("model.video.rule is 'token', which cannot stream: its windows look ahead; use 'frame'")
   kinds = {layer_name(i): kind for i, kind in enumerate(video.group)}
   caches = {name: FrameCache(**written[name]) for name, kind in kinds.items() if kind != "GATED"}
   caches = jax.tree.map(lambda x: x[:, :, :frames], caches)  # what was written may be padded
 
-  def grow(old, capacity):
+  def grow(old, capacity, anchors=0):
     return {
-      name: (old[name] if memory else FrameCache.empty(cache, capacity(kinds[name]))).append(
+      name: (old[name] if memory else FrameCache.empty(cache, capacity(kinds[name]), anchors)).append(
         cache, capacity(kinds[name])
       )
       for name, cache in caches.items()
@@ -93,7 +101,7 @@ def extend(config: WorldActionConfig, memory: Memory | None, written: dict[str, 
   batch = jax.tree.leaves(written)[0].shape[1]
   return Memory(
     position=(memory.position if memory else jnp.zeros(batch, jnp.int32)) + frames,
-    window=grow(memory and memory.window, video.frames_in_view),
+    window=grow(memory and memory.window, video.frames_in_view, video.anchors),
     delta={name: written[name] for name, kind in kinds.items() if kind == "GATED"},
     action=grow(memory and memory.action, lambda _: action_frames),
   )
@@ -128,8 +136,8 @@ def require_constant_size(config: WorldActionConfig) -> None:
 
 
 def first_frame(cache: FrameCache, position: Int[Array, "B"]) -> Int[Array, "B"]:
-  """For each stream the index of the first frame of a cache that holds anything."""
-  return jnp.maximum(cache.frames - position, 0)
+  """For each stream the index of the first frame of a cache, after its anchors, that holds anything else."""
+  return jnp.maximum(cache.frames - jnp.maximum(position - cache.anchors, 0), cache.anchors)
 
 
 def layer_name(index: int) -> str:

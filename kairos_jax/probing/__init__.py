@@ -4,10 +4,19 @@ Each function takes any `WorldModel` and its streams, and returns arrays that dr
 a model or a stream: those that intervene return another one.
 """
 
+from kairos_jax.probing.blank import Need as Need
+from kairos_jax.probing.blank import blank as blank
+from kairos_jax.probing.blank import need as need
+from kairos_jax.probing.choices import Choices as Choices
+from kairos_jax.probing.choices import choices as choices
 from kairos_jax.probing.compare import Similarity as Similarity
 from kairos_jax.probing.compare import compare as compare
 from kairos_jax.probing.decode import Decoding as Decoding
 from kairos_jax.probing.decode import decode as decode
+from kairos_jax.probing.drift import Drift as Drift
+from kairos_jax.probing.drift import drift as drift
+from kairos_jax.probing.envelope import Envelope as Envelope
+from kairos_jax.probing.envelope import envelope as envelope
 from kairos_jax.probing.forgetting import Gap as Gap
 from kairos_jax.probing.forgetting import film as film
 from kairos_jax.probing.forgetting import tower_gap as tower_gap

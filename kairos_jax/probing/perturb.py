@@ -1,4 +1,4 @@
-"""A known error in one layer's state, followed: how long the state and what is read from it remember it."""
+"""A known error in one layer's state, or one that comes again with every frame, followed through state and outputs."""
 
 import dataclasses
 import functools
@@ -15,6 +15,9 @@ from kairos_jax.model.memory import require_constant_size
 from kairos_jax.probing import draw, layers
 from kairos_jax.probing.record import step
 from kairos_jax.runtime import Stream, WorldModel
+from kairos_jax.runtime.world_model import seed_words
+
+STEPS = 3  # denoising steps of a chunk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +26,15 @@ class Followed:
 
   Attributes:
     out: norm of the difference of the last layer's output.
+    action: norm of the difference of the chunk of actions that would be decided then, in the model's units; NaN where
+      no robot's state was given.
     state: Frobenius norm of the difference of each head's matrix; entry 0 is the error itself.
-    bound: what the decay alone leaves of the error. The state's difference never exceeds it, because a correction
+    bound: what the decay alone leaves of the errors. The state's difference never exceeds it, because a correction
       along a key of length at most 1 shrinks or keeps it (docs/memory.md).
   """
 
   out: Float[np.ndarray, "T B"]
+  action: Float[np.ndarray, "T B"]
   state: Float[np.ndarray, "T+1 B H"]
   bound: Float[np.ndarray, "T+1 B H"]
 
@@ -42,7 +48,14 @@ class Followed:
 
 
 def perturb(
-  model: WorldModel, stream: Stream, latents: Float[Array, "B T h w C"], layer: int, size: float = 1.0, seed: int = 0
+  model: WorldModel,
+  stream: Stream,
+  latents: Float[Array, "B T h w C"],
+  layer: int,
+  size: float = 1.0,
+  each: float = 0.0,
+  state: Float[np.ndarray, "B S"] | None = None,
+  seed: int = 0,
 ) -> Followed:
   """Adds a random matrix of Frobenius norm `size` to each head's state, and follows it over what comes next.
 
@@ -52,7 +65,9 @@ def perturb(
     latents: that the streams see from now on.
     layer: number of a gated delta net.
     size: of the error; 0 changes nothing.
-    seed: of the error's direction.
+    each: of another one that is added after every latent frame.
+    state: of the robots, in their units: then actions are followed too.
+    seed: of the errors' directions.
 
   Raises:
     KairosError: the layer is no gated delta net, the error is negative, or the memory grows with the video.
@@ -62,35 +77,55 @@ def perturb(
   group, name = layers.place(config, layer)
   if config.layers[layer] != "GATED":
     raise KairosError(f"layer {layer} is {config.layers[layer]}; those with a state are {layers.gated(config)}")
-  if size < 0:
-    raise KairosError(f"an error of size {size}: 0 or more")
+  if min(size, each) < 0:
+    raise KairosError(f"an error of size {min(size, each)}: 0 or more")
+  robot: tuple[Any, ...] | None = None
+  if state is not None:
+    normal = model.robot(None)
+    own = model.own_actions(normal, stream.batch)
+    robot = (*model.normal_states(np.asarray(state, np.float32), stream.batch, normal), own)
   run = jax.jit(functools.partial(_follow, model, group, name))
-  state, decay, out = run(model.params, stream, jnp.moveaxis(latents, 1, 0), size, jax.random.key(seed))
-  return Followed(np.asarray(out), np.asarray(state), np.asarray(decay) * np.asarray(state[:1]))
+  found = run(model.params, stream, jnp.moveaxis(latents, 1, 0), (size, each), robot, jax.random.key(seed))
+  return Followed(*map(np.asarray, found))
 
 
-def _follow(model: WorldModel, group: int, name: str, params: Any, stream: Stream, latents: Array, size, key):
-  matrix = stream.memory.delta[name].matrix
-  error = jax.random.normal(key, matrix.shape[1:])
-  error = size * error / jnp.sqrt(jnp.square(error).sum(axis=(-2, -1), keepdims=True))
-  wrong = dataclasses.replace(stream.memory.delta[name], matrix=matrix.at[group].add(error))
-  memories = (stream.memory, dataclasses.replace(stream.memory, delta={**stream.memory.delta, name: wrong}))
+def _follow(
+  model: WorldModel, group: int, name: str, params: Any, stream: Stream, latents: Array, sizes: Any, robot: Any, key
+):
+  """The fields of `Followed`."""
+  words = seed_words(0, stream.batch)
 
   def norm(x, y, axes):
     return jnp.sqrt(jnp.square(x - y).sum(axis=axes))
+
+  def spoil(memory, size, key):
+    old = memory.delta[name]
+    error = jax.random.normal(key, old.matrix.shape[1:])
+    error = size * error / jnp.sqrt(jnp.square(error).sum(axis=(-2, -1), keepdims=True))
+    new = dataclasses.replace(old, matrix=old.matrix.at[group].add(error))
+    return dataclasses.replace(memory, delta={**memory.delta, name: new})
+
+  def decided(memory):
+    state, mask, own = robot
+    return model.decide(params, dataclasses.replace(stream, memory=memory), state, mask, own, words, steps=STEPS)
 
   def apart(memories):
     right, wrong = (m.delta[name].matrix[group] for m in memories)
     return norm(right, wrong, (-2, -1))
 
-  def one(memories, latent):
+  def one(carried, given):
+    (*memories, bound), (latent, key) = carried, given
     (right, kept), (wrong, other) = (step(model, params, m, latent, stream.context) for m in memories)
     last = max(kept, key=lambda layer: int(layer.rsplit("_", 1)[1]))
     outs = [k[last]["out"][0][-1] for k in (kept, other)]
     decay = jnp.exp(kept[name]["gated_delta"]["log_decay"][0][group].sum(axis=1))
-    memories = (right, wrong)
-    return memories, (apart(memories), decay, norm(outs[0], outs[1], (1, 2, 3)))
+    wrong, bound = spoil(wrong, sizes[1], key), decay * bound + sizes[1]
+    action = jnp.full(stream.batch, jnp.nan) if robot is None else norm(decided(right), decided(wrong), (1, 2))
+    return (right, wrong, bound), (norm(outs[0], outs[1], (1, 2, 3)), action, apart((right, wrong)), bound)
 
-  first = apart(memories)
-  _, (state, decay, out) = jax.lax.scan(one, memories, latents)
-  return jnp.concatenate([first[None], state]), jnp.cumprod(jnp.concatenate([jnp.ones_like(decay[:1]), decay]), 0), out
+  wrong = spoil(stream.memory, sizes[0], key)
+  first = apart((stream.memory, wrong))
+  _, (out, action, state, bound) = jax.lax.scan(
+    one, (stream.memory, wrong, first), (latents, jax.random.split(key, len(latents)))
+  )
+  return out, action, *(jnp.concatenate([first[None], x]) for x in (state, bound))

@@ -47,7 +47,10 @@ class Reach:
 
 
 def video_reach(config: WorldActionConfig) -> float:
-  """How many latent frames before the latest one the next frame's velocity can depend on; infinity: on all."""
+  """How many latent frames before the latest one the next frame's velocity can depend on; infinity: on all.
+
+  Windows with anchors count as without end, though of what is beyond the windows they see the anchors alone.
+  """
   return sum(_views(config)) - 1
 
 
@@ -113,7 +116,8 @@ def reach(
 
 
 def _views(config: WorldActionConfig) -> list[float]:
-  views = [math.inf if kind == "GATED" else config.video.frames_in_view(kind) for kind in config.video.layers]
+  video = config.video
+  views = [None if kind == "GATED" or video.anchors else video.frames_in_view(kind) for kind in video.layers]
   return [math.inf if view is None else view for view in views]
 
 

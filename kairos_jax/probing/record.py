@@ -29,6 +29,7 @@ class Recording:
     out: every layer's output.
     log_decay, beta: the gated delta nets' gates, token by token.
     key: their normalized keys.
+    value: what they write.
     state: their matrices after each latent frame.
     stream: after the last frame.
   """
@@ -39,6 +40,7 @@ class Recording:
   log_decay: dict[int, Float[np.ndarray, "T B L H"]]
   beta: dict[int, Float[np.ndarray, "T B L H"]]
   key: dict[int, Float[np.ndarray, "T B L H K"]]
+  value: dict[int, Float[np.ndarray, "T B L H V"]]
   state: dict[int, Float[np.ndarray, "T B H K V"]]
   stream: Stream
 
@@ -89,7 +91,7 @@ def record(model: WorldModel, frames: Frames, instruction: str | Sequence[str]) 
   latents, codec = jax.jit(model.codec.encode)(model.params["codec"], frames)
   memory, kept, states = jax.jit(functools.partial(_run, model))(model.params, latents, begin.context)
   config = model.saved.model_config.video
-  found = {name: _series(layers.by_number(config, kept, 1), name) for name in ("out", "log_decay", "beta", "k")}
+  found = {name: _series(layers.by_number(config, kept, 1), name) for name in ("out", "log_decay", "beta", "k", "v")}
   return Recording(
     kinds=config.layers,
     latents_per_second=model.saved.video_fps / model.codec.time_stride,
@@ -97,6 +99,7 @@ def record(model: WorldModel, frames: Frames, instruction: str | Sequence[str]) 
     log_decay=found["log_decay"],
     beta=found["beta"],
     key=found["k"],
+    value=found["v"],
     state={number: state.matrix for number, state in layers.by_number(config, states, 1).items()},
     stream=dataclasses.replace(begin, memory=memory, codec=codec),
   )

@@ -316,8 +316,9 @@ def _tower(kind: Any, values: Mapping[str, Any], key: str, follows: Mapping[str,
       raise KairosError(f"config key {key}.{name} is {values[name]!r}; allowed: nothing, it follows from other keys")
   fields = parse_fields(kind, values, key, partial=True)
   for name, value in fields.items():
-    if type(value) is int and value < 1:
-      raise KairosError(f"config key {key}.{name} is {value}; allowed: a whole number at least 1")
+    least = 0 if getattr(kind, name) == 0 else 1  # by default there are none
+    if type(value) is int and value < least:
+      raise KairosError(f"config key {key}.{name} is {value}; allowed: a whole number at least {least}")
   return kind(**fields, **follows)
 
 

@@ -104,7 +104,7 @@ class Plan:
     """Who sees whom, inside a kernel; `span` is history, start and stop of the clip at hand."""
     num_observed, start, stop = span
     if self.rule.unit == "frame":
-      visible = self.rule.allows(query.frame, key.frame, num_observed) & (key.frame >= start)
+      visible = self.rule.allows(query.frame, key.frame, num_observed) & self.rule.holds(key.frame, start)
     else:
       visible = self.rule.near_tokens(query.index, key.index, self.key.tokens)
     return visible & (key.frame < stop) & (query.frame < self.query.first + self.query.frames)

@@ -30,9 +30,10 @@ def window_attention(
 ) -> Float[Array, "B F L H D"]:
   """`local` (q, k, v, rule, span, first) on every device's share; the frames of `past` lie before those of k and v.
 
-  Time is cut if all of G = F and the layout and the rule allow it: the token-level rule appends frames to the clip.
+  Time is cut if all of G = F and the layout and the rule allow it: the token-level rule appends frames to the clip, and
+  anchors are counted from the first key.
   """
-  by_time = bool(layout.time) and rule.unit == "frame" and q.shape[1] == k.shape[1]
+  by_time = bool(layout.time) and rule.unit == "frame" and not rule.anchors and q.shape[1] == k.shape[1]
   layout = layout if by_time else layout._replace(time=(), devices=1)
   clip = layout.spec("bt.h.")
   bounds = _bounds(span, q.shape[0], (past[0].shape[1] if past else 0) + k.shape[1])

@@ -28,6 +28,7 @@ class MaskRule:
     history_sees_future: lets observed frames look at predicted ones.
     causal_history: an observed frame sees no later one, as in a stream that arrives frame by frame.
     all_see_history: every frame sees all history, however far.
+    anchors: the first so many keys are seen from everywhere, beside the window (frame-level rule).
 
   Seven frames, of which the first three are observed. A row is a frame that looks, a column one that is looked at. With
   a window of two a frame sees itself and its neighbors, but frame 2, the last of history, does not see frame 3:
@@ -59,19 +60,31 @@ class MaskRule:
   history_sees_future: bool = False
   causal_history: bool = False
   all_see_history: bool = False
+  anchors: int = 0
 
   def __post_init__(self):
     if self.window_size is None and self.dilation != 1:
       raise ValueError(f"MaskRule: dilation is {self.dilation}, but without a window_size all is seen; allowed: 1")
+    if self.anchors < 0 or (self.anchors and self.unit == "token"):
+      raise ValueError(f"MaskRule: anchors is {self.anchors}; allowed: 0 or more, and 0 under the token-level rule")
 
   # Operators alone, so that the same lines serve numpy on the host, arrays, and vectors and scalars inside a kernel.
   def near(self, query: Int[Array, "*#S"], key: Int[Array, "*#S"]) -> Bool[Array, "*S"]:
-    """True where the window alone lets frame `query` see frame `key`."""
+    """True where the window alone, or an anchor, lets frame `query` see frame `key`."""
     distance = key - query
     if self.window_size is None:
       return distance == distance  # all, in the shape that query and key make together
     near = abs(distance) < self.window_size * self.dilation
-    return near if self.dilation == 1 else near & (query % self.dilation == key % self.dilation)
+    near = near if self.dilation == 1 else near & (query % self.dilation == key % self.dilation)
+    return near | self.anchored(key) if self.anchors else near
+
+  def anchored(self, key: Int[Array, "*#S"]) -> Bool[Array, "*#S"]:
+    """True where frame `key` is an anchor; indices below 0 are none, for blocks of keys may begin there."""
+    return (key >= 0) & (key < self.anchors)
+
+  def holds(self, key: Int[Array, "*#S"], start: Int[Array, "*#S"]) -> Bool[Array, "*S"]:
+    """True where frame `key` holds something, if all between the anchors and `start` is empty."""
+    return (key >= start) | self.anchored(key) if self.anchors else key >= start
 
   def allows(
     self, query: Int[Array, "*#S"], key: Int[Array, "*#S"], num_observed: int | Int[Array, "*#S"]
@@ -91,7 +104,7 @@ class MaskRule:
     extra = (...,) + (None,) * max(query.ndim, key.ndim)
     visible = self.allows(query[None], key[None], jnp.atleast_1d(jnp.asarray(span.num_observed))[extra])
     if span.start is not None:
-      visible = visible & (key >= jnp.atleast_1d(span.start)[extra])
+      visible = visible & self.holds(key, jnp.atleast_1d(span.start)[extra])
     if span.stop is not None:
       visible = visible & (key < jnp.atleast_1d(span.stop)[extra])
     return visible
@@ -119,7 +132,8 @@ class Span:
 
   Attributes:
     num_observed: frames [0, num_observed) are observed.
-    start, stop: frames outside [start, stop) hold nothing (an unfilled memory, padding); None: all are real.
+    start, stop: frames outside [start, stop) hold nothing (an unfilled memory, padding), but for a rule's anchors;
+      None: all are real.
     num_observed_bound: a static upper bound of a traced `num_observed`; it sizes what `all_see_history` gathers.
   """
 

@@ -76,11 +76,13 @@ def _frame_level(q, k, v, rule: MaskRule, span: Span, past: int):
   num_observed = jnp.atleast_1d(jnp.asarray(span.num_observed))[:, None, None, None]
   span = dataclasses.replace(span, start=jnp.zeros(1, int) if span.start is None else span.start)
 
-  # History that everyone sees is gathered once, whole; the window then holds the rest.
-  gather = rule.all_see_history and rule.window_size is not None
-  gathered = _history_bound(span, total) if gather else 0
+  # History that everyone sees, or anchors, are gathered once, whole; the window then holds the rest.
+  history = rule.all_see_history and rule.window_size is not None
+  gather = history or bool(rule.anchors)
+  gathered = max(_history_bound(span, total) if history else 0, min(rule.anchors, total))
   always = tuple(x[:, :gathered] for x in (k, v)) if gather else None
-  in_window = dataclasses.replace(rule, all_see_history=False) if gather else rule
+  in_window = dataclasses.replace(rule, all_see_history=False, anchors=0) if gather else rule
+  apart = jnp.maximum(num_observed if history else 0, rule.anchors)  # keys before this are among the gathered
 
   def per_token(mask):
     return jnp.repeat(jnp.repeat(mask, tokens, axis=-2), tokens, axis=-1)
@@ -89,12 +91,12 @@ def _frame_level(q, k, v, rule: MaskRule, span: Span, past: int):
     query = query[:, None] * dilation + phase + past
     key = key[None, :] * dilation + phase - lead
     seen = in_window.sees(query, key, span) & (key < total)
-    return per_token(seen & (key >= num_observed) if gather else seen)
+    return per_token(seen & (key >= apart) if gather else seen)
 
   def visible_always(query):
     query = query[:, None] * dilation + phase + past
     key = jnp.arange(gathered)[None, None, :]
-    return per_token(rule.sees(query, key, span) & (key < num_observed))
+    return per_token(rule.sees(query, key, span) & (key < apart))
 
   q = _regroup(q, 0, dilation)
   k, v = (_regroup(x, lead, dilation) for x in (k, v))

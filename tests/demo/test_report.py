@@ -50,6 +50,7 @@ def results(tmp_path):
     headlines=[("84%", "success")],
     videos=[("touches the red ball", tmp_path / "episode.mp4")],
     rates=[report.Rate("Kairos", 84, 100, "cue visible"), report.Rate("random", 0, 100)],
+    held={0.0: intervals.wilson(30, 32), 3.2: intervals.wilson(9, 32)},
     frame_strip=tmp_path / "strip.png",
     foresight=foresight(),
     stages=[report.Stage("I", "physics", 200, 400, 1.5, tmp_path / "metrics.jsonl", ("video_loss", "action_loss"))],
@@ -100,7 +101,7 @@ def test_the_page_is_whole_and_needs_nothing_beside_it(results, tmp_path):
     "touches the red ball",
   ):
     assert text in page
-  assert page.count("<svg") == 2 and "#010101" not in page
+  assert page.count("<svg") == 3 and "#010101" not in page
 
 
 def test_the_same_results_give_the_same_page(results, tmp_path):
@@ -143,7 +144,7 @@ def test_validation_curves_are_drawn_where_they_were_logged(results, tmp_path, m
   np.testing.assert_allclose(steps, [0, 100, 200, 300])
   np.testing.assert_allclose(values, 0.9 / (1 + steps))
   page = (tmp_path / "with.html").read_text()
-  assert "held out" in page and page.count("<svg") == 3 and "#010101" not in page
+  assert "held out" in page and page.count("<svg") == 4 and "#010101" not in page
 
 
 def test_missing_files_are_named(results, tmp_path):

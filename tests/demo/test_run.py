@@ -9,7 +9,7 @@ import pytest
 from kairos_jax.cli import main as cli
 from kairos_jax.demo import run as demo
 from kairos_jax.evaluation import video_metrics
-from kairos_jax.evaluation.comparison import ENTRIES, Score
+from kairos_jax.evaluation.comparison import ENTRIES, HELD, Score
 from kairos_jax.evaluation.foresight import Foresight, Quality
 from kairos_jax.interop import saved_model
 from kairos_jax.timing import Times
@@ -33,8 +33,8 @@ def asked(tmp_path, tiny_saved, monkeypatch):
       (out / stage / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return out / "model"
 
-  def compare(model, names, *, episodes, record, film):
-    asked["compare"] = (list(names), episodes, record.path, film)
+  def compare(model, names, *, episodes, record, film=()):
+    asked.setdefault("compare", []).append((list(names), episodes, record.path, film))
     films = [tiny.frames(3 + i, seed=i) for i in range(8)]
     return {name: Score(7, episodes, 0, films if name in film else []) for name in names}
 
@@ -67,18 +67,20 @@ def test_what_it_asks_for_writes_and_says(asked, tmp_path, capsys):
   out = tmp_path / "run"
   assert cli.main(["demo", "--quick", "--seed=3", f"--out={out}"]) == 0
   assert asked["build"][2:] == (3, 48)
-  assert asked["compare"] == (list(ENTRIES), EPISODES, out / "evaluation/episodes.jsonl", {"model": 8})
+  path = out / "evaluation/episodes.jsonl"
+  assert asked["compare"] == [(list(ENTRIES), EPISODES, path, {"model": 8}), (list(HELD), EPISODES, path, ())]
   assert asked["latency"] == ((5, 16, 16, 3), "go", demo.QUICK.latency_repeats)
   for name in ("report.html", "closed_loop.mp4", "imagination.mp4", "imagination.png"):
     assert (out / name).stat().st_size > 500, name
   results = json.loads((out / "results.json").read_text())
   assert results["success"] == dict.fromkeys(ENTRIES, 7 / EPISODES)
   np.testing.assert_allclose(results["interval"]["blind"], [0.3538, 0.8483], atol=1e-4)
+  assert results["held"] == {str(frames): [7, EPISODES] for frames in (0, 8, 16, 32)}
   assert len(results["model"]["psnr"]) == 16 and results["model"]["found"] == [None] * 16
   low, high = results["psnr_gain_interval"]
   assert low <= results["psnr_gain"] <= high and results["psnr_gain"] > 10
   page = (out / "report.html").read_text()
-  assert "held out" in page and "first 5 frames" in page and "12.3 ms" in page and page.count("<svg") == 3
+  assert "held out" in page and "first 5 frames" in page and "12.3 ms" in page and page.count("<svg") == 4
   printed = capsys.readouterr().out
   assert f"success over {EPISODES} unseen episodes: model 0.64 (0.35 to 0.85)" in printed
   assert "ahead in 16 of 16 frames" in printed and "find again: - and -" in printed

@@ -45,7 +45,7 @@ def test_towers_are_equal_in_parameters_and_steps(grid, towers):
 def test_the_reach_of_each_tower(towers):
   """In latent frames: windows of 3 see 2 back, of 3 with dilation 4 see 8; the last layer's own does not count."""
   reach = {name: probing.action_reach(config) for name, config in towers.items()}
-  infinite = ("paper", "gla", "no_decay", "no_correction")
+  infinite = ("paper", "gla", "anchors", "no_decay", "no_correction")
   assert reach == {
     "swa": 6,
     "swa_dswa": 12,
@@ -65,6 +65,12 @@ def test_the_reach_of_each_tower(towers):
 def test_a_variant_trains_as_its_cell_does(grid, name):
   cell = grid.config(ablation.Cell(name, 0))
   assert memory.get_config(name).to_dict() == cell.to_dict()
+
+
+def test_other_tasks_have_the_same_towers(grid):
+  swap = ablation.parse(memory.get_config("swap"))
+  assert swap.task.swap and swap.base.data.sources == ("delayed4_swap",) and swap.variants == grid.variants
+  assert ablation.parse(memory.get_config("colors8")).task.colors == 8 and not grid.task.swap
 
 
 def test_hosts_share_the_cells(grid):
@@ -113,7 +119,7 @@ def test_a_row_of_another_config_is_refused(grid, ran, tmp_path):
 def test_refused_grids(grid):
   with pytest.raises(KairosError, match="no key ablation"):
     ablation.parse(ConfigDict(dict(seed=0)))
-  with pytest.raises(KairosError, match="no variant 'swaa'; there are full, "):
+  with pytest.raises(KairosError, match="no variant 'swaa'; there are anchors, full, "):
     ablation.parse(memory.get_config(), ["swaa"])
   config = memory.get_config()
   with config.unlocked():
@@ -123,7 +129,7 @@ def test_refused_grids(grid):
   for seeds, part in ((0, (1, 1)), (1, (0, 2)), (1, (3, 2))):
     with pytest.raises(KairosError, match="allowed: 1 seed or more, and 1/M to M/M"):
       ablation.cells(grid, seeds, part)
-  with pytest.raises(ValueError, match="variant is 'x'"):
+  with pytest.raises(ValueError, match="name is 'x'"):
     memory.get_config("x")
 
 

@@ -261,3 +261,22 @@ def stack(memories):
   position = jnp.concatenate([m.position for m in memories])
   layers = ({n: getattr(m, n) for n in ("window", "delta", "action")} for m in memories)
   return Memory(position, **jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *layers))
+
+
+def test_anchors_stay_in_view():
+  """However a stream is cut, its first latent frame and no other of those that left the windows is seen."""
+  model_config = tiny.config(layers=("SWA", "DSWA"), video_frames=1, causal_history=True, anchors=1)
+  latents, context = tiny.latents(16), tiny.context()
+  act = tiny.apply(model_config, "denoise_actions")
+
+  def actions(latents, chunks):
+    memory = stream(model_config, latents, context, chunks)
+    return np.asarray(act(tiny.params(model_config), memory, tiny.actions(3), TIMESTEP, context))
+
+  whole, cut = actions(latents, (16,)), actions(latents, (2, 1, 6, 1, 6))
+  np.testing.assert_allclose(cut, whole, atol=1e-5)
+  here = lambda i: (np.arange(16) == i)[:, None, None, None]  # noqa: E731
+  changed = [np.abs(actions(latents + here(i), (16,)) - whole).max() for i in (0, 1)]
+  assert changed[0] > 1e-3 and changed[1] == 0
+  with pytest.raises(KairosError, match="model.video.anchors is 2; a stream begins with as many latents, not 1"):
+    stream(tiny.config(causal_history=True, anchors=2), latents, context, (1,))

@@ -21,6 +21,7 @@ RULES = {
   "causal": MaskRule(3, 3, causal_history=True),
   "full": MaskRule(),
   "history": MaskRule(2, all_see_history=True),
+  "anchors": MaskRule(2, anchors=1),
 }
 
 

@@ -52,6 +52,15 @@ def test_the_gap_of_a_window_is_the_closed_form(model, waits, window, forgotten)
   assert gap.plot().get_xlabel() == "delay, frames"
 
 
+def test_the_gap_of_an_action_is_its_variance_over_colors(model, waits):
+  """Of the expert's action at the decision; a window that holds the cue is at most a quarter of that off."""
+  forgets, knows = (probing.window_gap(model, waits, window, of="action") for window in (1, None))
+  rows = (waits.delay == 8) & (waits.scene == 0)
+  assert forgets.closed.min() > 0.1 and not knows.closed.any() and np.ptp(waits.action[rows], axis=0).max() > 0.5
+  np.testing.assert_allclose(forgets.risk, forgets.closed, rtol=0.1)
+  assert (knows.risk < 0.25 * forgets.closed).all()
+
+
 def test_a_tower_of_windows_keeps_nothing_beyond_its_reach(model, waits):
   reach = probing.action_reach(model.saved.model_config)
   assert reach == 1 and forgetting.longest_delay(reach, 4) == 0

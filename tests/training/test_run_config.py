@@ -47,6 +47,7 @@ MISTAKES = [
   (dict(model__remat="dot"), "config key model.remat is 'dot'; allowed: 'none', 'dots', 'full'; did you mean dots"),
   (dict(model__kernels="cuda"), "config key model.kernels is 'cuda'; allowed: 'auto', 'xla'"),
   (dict(model__video__dim=0), "config key model.video.dim is 0; allowed: a whole number at least 1"),
+  (dict(model__video__anchors=-1), "config key model.video.anchors is -1; allowed: a whole number at least 0"),
   (dict(model__video__dims=8), "unknown config key model.video.dims; did you mean dim?"),
   (dict(model__video__channels=8), "config key model.video.channels is 8; allowed: nothing, it follows"),
   (dict(model__video__layers=("SWA", "LSTM")), r"\['LSTM'\]; allowed"),

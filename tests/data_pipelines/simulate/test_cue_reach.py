@@ -46,6 +46,26 @@ def test_the_bar_tells_the_goal_and_a_hidden_cue_is_gone(env):
   assert seen == {RED, BLUE}
 
 
+def test_a_held_arm_waits_whatever_it_is_told(env):
+  """And then has as much time as ever: the expert still succeeds."""
+  env.cue, env.hold = "hidden", 16
+  try:
+    env.reset(3)
+    tip = env.table.tip.copy()
+    for _ in range(CUE_FRAMES + 16):
+      env.step(np.ones(3))
+    assert (env.table.tip == tip).all()
+    env.step(np.ones(3))
+    assert (env.table.tip != tip).any()
+    env.reset(4)
+    done = success = False
+    while not done:
+      _, done, success = env.step(env.expert())
+    assert success and CUE_FRAMES + 16 < env.frame < HORIZON + 16
+  finally:
+    env.hold = 0
+
+
 def test_an_episode_is_its_seed(env):
   env.cue = "visible"
   first, again, other = (env.reset(seed) for seed in (3, 3, 4))

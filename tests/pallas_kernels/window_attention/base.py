@@ -46,13 +46,14 @@ def visible(rule, query, key, num_observed, start, stop):
   near = rule.window_size is None or (
     (key - query) % rule.dilation == 0 and abs(key - query) < rule.window_size * rule.dilation
   )
+  near = near or key < rule.anchors
   if not rule.history_sees_future and query < num_observed:
     near = near and key < num_observed
   if rule.all_see_history and key < num_observed:
     near = True
   if rule.causal_history and query < num_observed:
     near = near and key <= query
-  return near and start <= key < stop
+  return near and (start <= key or key < rule.anchors) and key < stop
 
 
 def dense(q, k, v, rule, num_observed, start, stop):
@@ -110,6 +111,7 @@ def layouts(draw):
     history_sees_future=draw(st.booleans()),
     causal_history=draw(st.booleans()),
     all_see_history=draw(st.booleans()),
+    anchors=draw(st.sampled_from([0, 0, 1, 2])),
   )
   frames, past = draw(st.sampled_from([(1, 0), (1, 4), (5, 0), (6, 3), (9, 0)]))
   clips = lambda low, high: np.array(draw(st.lists(st.integers(low, high), min_size=BATCH, max_size=BATCH)))  # noqa: E731
@@ -170,8 +172,9 @@ class WindowAttentionTest:
       (MaskRule(2, 2, all_see_history=True), 6, 3, Span(4)),
       (MaskRule(1, 2, unit="token"), 5, 0, Span()),
       (MaskRule(2, 2, causal_history=True), 6, 3, Span(np.array([3, 5]), np.array([1, 0]), np.array([8, 9]))),
+      (MaskRule(2, causal_history=True, anchors=1), 6, 2, Span(np.array([8, 8]), np.array([2, 1]), np.array([8, 8]))),
     ],
-    ids=["many blocks", "dilated, after a memory", "token level", "clips that differ"],
+    ids=["many blocks", "dilated, after a memory", "token level", "clips that differ", "anchors"],
   )
   def test_gradients(self, rule, frames, past, span):
     assert_gradients(self.attend, reference.window_attention, draw(frames, past), "qkv", rule=rule, span=span)
