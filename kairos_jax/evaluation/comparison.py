@@ -18,6 +18,7 @@ from kairos_jax.evaluation.record import EpisodeRecord, Kept
 from kairos_jax.interfaces import Policy
 from kairos_jax.interop import saved_model
 from kairos_jax.runtime import WorldModel
+from kairos_jax.runtime.slots import bucket
 
 SLOTS = 32  # episodes at once
 
@@ -125,8 +126,8 @@ class _Arena:
   """Environments and policies, made when they are first needed and shared by all entries."""
 
   def __init__(self, model: WorldModel, episodes: int):
-    # A power of two, so that no batch is padded; of all episodes, so that what is left of them changes no number.
-    self._slots = 1 << (min(SLOTS, episodes) - 1).bit_length()
+    # A batch that is not padded; of all episodes, so that what is left of them changes no number.
+    self._slots = bucket(min(SLOTS, episodes))
     self._model = model
     self._robot = next(iter(model.saved.embodiments), "slide_arm")
     if self._robot not in BODIES:

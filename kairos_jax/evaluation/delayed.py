@@ -11,6 +11,7 @@ from kairos_jax.evaluation.intervals import Interval, wilson
 from kairos_jax.evaluation.policies import ModelPolicy
 from kairos_jax.interfaces import Policy
 from kairos_jax.runtime import WorldModel
+from kairos_jax.runtime.slots import bucket
 
 SLOTS = 32  # episodes at once
 
@@ -70,7 +71,7 @@ def success(
   Raises:
     KairosError: as `by_delay` and `ModelPolicy`.
   """
-  slots = 1 << (min(SLOTS, episodes) - 1).bit_length()
+  slots = bucket(min(SLOTS, episodes))
   environments = [
     DelayedCueReach(model.saved.frame_size[0], task.colors, distract=task.distract, swap=task.swap)
     for _ in range(slots)

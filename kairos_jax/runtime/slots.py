@@ -27,6 +27,11 @@ from kairos_jax.runtime.stream import Stream
 from kairos_jax.runtime.world_model import Params, WorldModel, check_count, seed_words
 
 
+def bucket(count: int) -> int:
+  """The batch size at which so many streams run: a power of two, so that few programs are compiled."""
+  return 1 << (count - 1).bit_length()
+
+
 class Slots:
   """A pool of streams of one picture size.
 
@@ -236,7 +241,7 @@ class Slots:
 
   def _bucket(self, slots: Sequence[int], *rows: np.ndarray) -> tuple[Any, ...]:
     """Index and rows padded to the batch size that runs; index `capacity` is nobody's."""
-    size = 1 << (max(len(slots), self._smallest) - 1).bit_length()
+    size = bucket(max(len(slots), self._smallest))
     index = np.full(size, self.capacity, np.int32)
     index[: len(slots)] = slots
     padded = [np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)]) for x in rows]

@@ -16,6 +16,7 @@ from typing import Any
 from absl import logging
 
 from kairos_jax.errors import KairosError
+from kairos_jax.runtime.slots import bucket
 from kairos_jax.serving.engine import Answer, Engine, Full
 from kairos_jax.serving.metrics import Metrics
 from kairos_jax.serving.observation import Request
@@ -108,7 +109,7 @@ class Dispatcher:
   def _wait(self) -> float:
     """Seconds until a request that comes now would be answered, as far as one can tell."""
     full, rest = divmod(sum(job.request is not None for job in self._queue), self._engine.batch)
-    batches = full * self._seconds[self._engine.batch] + self._seconds[_bucket(rest + 1)]
+    batches = full * self._seconds[self._engine.batch] + self._seconds[bucket(rest + 1)]
     return max(0.0, self._busy_until - time.monotonic()) + batches * _MARGIN
 
   async def _put(self, session: str, request: Request | None, deadline: float, act: Any = None) -> Any:
@@ -130,7 +131,7 @@ class Dispatcher:
             return
           self._changed.wait()
         jobs = self._take()
-        self._busy_until = time.monotonic() + self._seconds[_bucket(len(jobs))]
+        self._busy_until = time.monotonic() + self._seconds[bucket(len(jobs))]
         self._metrics.queue.set(len(self._queue))
       self._work(jobs)
       self._metrics.sessions.set(self._engine.sessions)
@@ -171,18 +172,13 @@ class Dispatcher:
         _tell(job, Refused("internal", "the server failed; the session's memory was lost"))
       return
     seconds = time.monotonic() - now
-    size = _bucket(len(jobs))
+    size = bucket(len(jobs))
     self._seconds[size] += _REMEMBER * (seconds - self._seconds[size])
     self._metrics.batch_seconds.observe(seconds)
     self._metrics.batch_size.observe(len(jobs))
     for job in jobs:
       answer = answers[job.session]
       _tell(job, Refused("overloaded", str(answer)) if isinstance(answer, Full) else answer)
-
-
-def _bucket(count: int) -> int:
-  """The batch size at which so many requests run."""
-  return 1 << (count - 1).bit_length()
 
 
 def _tell(job: _Job, result: Any) -> None:
