@@ -72,40 +72,41 @@ def drift(model: WorldModel, stream: Stream, at: Sequence[int], *, seed: int = 0
   check_count("steps", steps)
   count = at[-1] + 1
   check_count("latent frames", count)
-  kept, norms = [], []
-  run = jax.jit(functools.partial(_run, model, steps), static_argnames="count")
-  for begin, end in zip((0, *(i + 1 for i in at)), (i + 1 for i in at), strict=False):
-    words = seed_words(seed, stream.batch)
-    stream, norm, last = run(model.params, stream, words, jnp.int32(begin), count=end - begin)
-    norms.append(norm)
-    kept.append(last)
+  slots = np.full(count, len(at), np.int32)  # where a frame is kept; beyond the last: nowhere
+  slots[list(at)] = np.arange(len(at))
+  run = jax.jit(functools.partial(_run, model, steps, len(at)))
+  norms, out, latents = run(model.params, stream, seed_words(seed, stream.batch), slots)
   config = model.saved.model_config.video
-  joined = {name: np.concatenate([norm[name] for norm in norms]) for name in norms[0]}
   return Drift(
     latents_per_second=model.saved.video_fps / model.codec.time_stride,
-    norm={number: norm for number, norm in layers.by_number(config, joined, 1).items()},
+    norm=layers.by_number(config, norms, 1),
     at=tuple(at),
-    out=np.stack([np.asarray(out) for out, _ in kept]),
-    latents=np.stack([np.asarray(latent) for _, latent in kept]),
+    out=np.asarray(out),
+    latents=np.asarray(latents),
   )
 
 
-def _run(model: WorldModel, steps: int, params: Any, stream: Stream, words: Array, begin: Array, count: int):
-  """`count` frames more: the stream, the norms [T G B] by layer name, and the last frame's outputs and latent."""
+def _run(model: WorldModel, steps: int, kept: int, params: Any, stream: Stream, words: Array, slots: Int[Array, "T"]):
+  """The states' norms [T G B] by layer name, and the outputs and latents that are kept."""
   config = model.saved.model_config.video
+  below = [layers.place(config, layer) for layer in range(len(config.layers) - 1)]
 
-  def one(carried, index):
-    stream, _ = carried
-    noise = words.at[:, 1].add(jnp.uint32(0x9E3779B9) * index.astype(jnp.uint32))
+  def seen(stream, index):
+    noise = words.at[:, 1].add(jnp.uint32(0x9E3779B9) * index.astype(jnp.uint32))  # of each frame its own
     latent = model.foresee(params, stream, noise, count=1, steps=steps)[:, 0]
-    memory, seen = step(model, params, stream.memory, latent, stream.context)
-    outs = [seen[name]["out"][0][group] for group, name in map(functools.partial(layers.place, config), below)]
-    features = jnp.concatenate([x.reshape(x.shape[0], -1) for x in outs], axis=1)
-    norm = {name: jnp.sqrt(jnp.square(state.matrix).sum(axis=(-3, -2, -1))) for name, state in memory.delta.items()}
-    return (dataclasses.replace(stream, memory=memory), (features, latent)), norm
+    memory, inside = step(model, params, stream.memory, latent, stream.context)
+    outs = [inside[name]["out"][0][group] for group, name in below]
+    out = jnp.concatenate([x.reshape(x.shape[0], -1) for x in outs], axis=1)
+    return dataclasses.replace(stream, memory=memory), (out, latent)
 
-  below = range(len(config.layers) - 1)
-  shapes = jax.eval_shape(lambda s: one((s, None), begin)[0][1], stream)
-  nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-  (stream, last), norm = jax.lax.scan(one, (stream, nothing), begin + jnp.arange(count))
-  return stream, norm, last
+  def one(carried, given):
+    (stream, store), (index, slot) = carried, given
+    stream, found = seen(stream, index)
+    store = jax.tree.map(lambda x, new: x.at[slot].set(new, mode="drop"), store, found)
+    delta = stream.memory.delta
+    return (stream, store), {name: jnp.sqrt(jnp.square(s.matrix).sum(axis=(-3, -2, -1))) for name, s in delta.items()}
+
+  shapes = jax.eval_shape(seen, stream, slots[0])[1]
+  store = jax.tree.map(lambda x: jnp.zeros((kept, *x.shape), x.dtype), shapes)
+  (_, store), norms = jax.lax.scan(one, (stream, store), (jnp.arange(len(slots)), slots))
+  return norms, *store
