@@ -7,6 +7,7 @@ usage:
   kairos bench serving --model=runs/demo [--robots=64] [--seconds=10] [--deadline_ms=200] [--soak_s=60]
   kairos bench codec
   kairos bench understanding
+  kairos bench collectives
   kairos bench lora
   kairos bench rehearsal [--model=kairos-4B-robot-RoboTwin2.0] [--out=runs/rehearsal]
 
@@ -28,6 +29,9 @@ take their share of it.
 
 `codec` times the Wan2.1 autoencoder beside diffusers, and `understanding` Qwen3.5 beside transformers, with the same
 random weights and after both gave the same; they need the extra `bench`.
+
+`collectives` compiles a layer for slices of 4 to 64 TPU chips that are not here, and reads off what a device sends for
+its share of a clip: ours, Ulysses, an all-gather of states, and gathering the sequence.
 
 `lora` takes one training step of adapters, both losses, on random weights of the released world-action model's size,
 and tells its time and memory. The weights alone are 10 GB, in bfloat16.
@@ -107,6 +111,11 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
       understanding.main()
       return 0
+    case ["collectives"]:
+      from kairos_jax.planning import collectives
+
+      print(collectives.table(list(collectives.measure())))
+      return 0
     case ["lora"]:
       _lora()
       return 0
@@ -116,7 +125,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     case _:
       asked = " ".join(arguments) or "nothing"
       raise KairosError(
-        f"bench takes one of scaling, kernels, latency, serving, codec, understanding, lora, rehearsal; got {asked}"
+        "bench takes one of scaling, kernels, latency, serving, codec, understanding, collectives, lora, rehearsal; "
+        f"got {asked}"
       )
 
 

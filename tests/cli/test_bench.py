@@ -88,7 +88,8 @@ def test_latency_prints_both_ways_in_milliseconds(tmp_path, tiny_saved, monkeypa
     ([], "got nothing"),
     (
       ["speed"],
-      "bench takes one of scaling, kernels, latency, serving, codec, understanding, lora, rehearsal; got speed",
+      "bench takes one of scaling, kernels, latency, serving, codec, understanding, collectives, lora, rehearsal; got "
+      "speed",
     ),
     (["kernels", "--case=64k"], "no case '64k'; did you mean 4k?"),
     (["kernels", "--op=toi"], "no op 'toi'; did you mean toy?"),
