@@ -73,7 +73,8 @@ def kernels(text: str) -> int:
 
 
 def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
-  name, lines = None, []
+  name: str | None = None
+  lines: list[str] = []
   for line in text.splitlines():
     if name is None and (match := _ROOT.match(line)):
       name, lines = match[2], []

@@ -7,6 +7,7 @@ of their computing stands a product, and heads are padded where devices do not d
 """
 
 import functools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -82,7 +83,7 @@ def _programs(config: VideoConfig, devices: int, frames: int, tokens: int) -> It
   delta = [keys, keys, values, gate, gate]
   yield "delta", "ours", _gradients(lambda *xs: gated_delta(*xs)[0]), delta
   yield "delta", "ulysses", _gradients(_shares(functools.partial(_ulysses, devices, 2))), delta
-  yield "delta", "all-gather of states", _states(devices, heads, config.key_dim, config.value_dim), [values]
+  yield "delta", "all-gather of states", _states(heads, config.key_dim, config.value_dim), [values]
   yield "delta", "all-gather of the sequence", _gradients(_shares(_gathered)), delta
   clip = [array(frames, tokens, heads, config.dim // heads)] * 3
   for kind in ("SWA", "DSWA"):
@@ -108,11 +109,9 @@ def _shares(fn: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def _stand_in(*xs: Array) -> Array:
-  """Of the last array's shape and type, and of all arrays."""
-  product = jnp.ones((), xs[0].dtype)
-  for x in xs:
-    product = product * jnp.mean(x)
-  return xs[2] * product.astype(xs[2].dtype)
+  """Of the third array's shape and type, and of all arrays: no part of them or of their gradients is of one number."""
+  squares = (jnp.sum(x * x, axis=-1) if x.ndim == xs[2].ndim else x * x for x in xs)
+  return xs[2] * functools.reduce(operator.mul, squares)[..., None].astype(xs[2].dtype)
 
 
 def _ulysses(devices: int, axis: int, *xs: Array) -> Array:
@@ -139,19 +138,19 @@ def _gathered(*xs: Array) -> Array:
 def _gathered_keys(q: Array, k: Array, v: Array) -> Array:
   """Every device has the keys and values of all frames."""
   k, v = (jax.lax.all_gather(x, "seq", axis=1, tiled=True) for x in (k, v))
-  return _stand_in(q, k, q * jnp.mean(v).astype(q.dtype))
+  return q * jnp.sum(k * k * v * v, axis=1, keepdims=True)
 
 
-def _states(devices: int, heads: int, key: int, value: int) -> Callable[..., Any]:
+def _states(heads: int, key: int, value: int) -> Callable[..., Any]:
   """Every device has the (M, U) of all, and on the way back their mirrors."""
 
   def share(v: Array) -> Array:
-    own = jnp.full((1, heads, key, key + value), jnp.mean(v.astype(jnp.float32)))
+    numbers = jnp.arange(heads * key * (key + value), dtype=jnp.float32)
+    own = jnp.cos(numbers * jnp.mean(v.astype(jnp.float32))).reshape(1, heads, key, key + value)
     there = jax.lax.all_gather(own, "seq")
     back = jax.lax.all_gather(own * jnp.sum(there), "seq")
-    return v * (jnp.sum(there) + jnp.sum(jnp.square(back))).astype(v.dtype)
+    return v * (jnp.sum(jnp.square(there)) + jnp.sum(jnp.square(back))).astype(v.dtype)
 
-  del devices
   return _shares(share)
 
 

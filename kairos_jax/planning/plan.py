@@ -138,7 +138,7 @@ def search(
     shards = mesh.data * (mesh.fsdp or 1)
     parts = max(run.train.batch_size // shards, 1)
     train = dataclasses.replace(run.train, grad_accum_steps=parts)
-    model = dataclasses.replace(run.model, remat=remat)
+    model = dataclasses.replace(run.model, remat=remat)  # type: ignore[arg-type]
     changed = dataclasses.replace(run, mesh=mesh, train=train, model=model)
     tried.append(make(changed, contexts, stage, place, what=what, size=size))
   fitting = [plan for plan in tried if plan.fits]

@@ -128,7 +128,8 @@ def train_step(run: RunConfig, contexts: PlannedContexts, stage: str, mesh: Mesh
   """The step of `training.loop` on a stage's longest clips, lowered for the mesh."""
   towers, codec, config = model_config(run, with_actions=run.stages[stage].actions), assembly.make_codec(run.codec), run
   frames = max(run.stages[stage].frames or (run.data.frames,))
-  scale = adapted.lora_of(run.stages[stage].lora).scale if run.stages[stage].lora else 1.0
+  adapters = run.stages[stage].lora
+  scale = adapted.lora_of(adapters).scale if adapters else 1.0
   objective = Objective(WorldActionModel(towers), contexts, codec, objective_config(run, stage), scale)
   shapes = param_shapes(towers)
   whole = {**shapes, "codec": codec.param_shapes()}
@@ -144,7 +145,7 @@ def train_step(run: RunConfig, contexts: PlannedContexts, stage: str, mesh: Mesh
   batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), batch)
   one = NamedSharding(mesh, PartitionSpec())
   number, limit, lr = (jax.ShapeDtypeStruct((), kind, sharding=one) for kind in (jnp.int32, jnp.float32, jnp.float32))
-  step = make_train_step(objective, optimizer, config.train.ema_decay, config.train.grad_accum_steps, lie)
+  step: Any = make_train_step(objective, optimizer, config.train.ema_decay, config.train.grad_accum_steps, lie)
   with jax.set_mesh(mesh):
     lowered = step.trace(state, frozen, batch, number, limit, lr).lower()
   optimizer_bytes = _bytes((state.ema, state.opt_state))
@@ -201,8 +202,8 @@ def sampler(
 
 def param_shapes(towers: WorldActionConfig) -> Shapes:
   """Of all parameters; they are the same whatever kernels run."""
-  video, action = (tower and dataclasses.replace(tower, kernels="xla") for tower in (towers.video, towers.action))
-  plain = WorldActionConfig(video, action)
+  action = towers.action and dataclasses.replace(towers.action, kernels="xla")
+  plain = WorldActionConfig(dataclasses.replace(towers.video, kernels="xla"), action)
   return jax.eval_shape(lambda key: init_params(plain, key), jax.random.key(0))
 
 
