@@ -1,5 +1,5 @@
-# make test | make demo | make notebook | make lint | make docs | make test-core | make clean. Each sets itself up on a machine with
-# Python >= 3.11 and make.
+# make test | make test-demo | make test-core | make demo | make notebook | make lint | make docs | make clean. Each sets
+# itself up on a machine with Python >= 3.11 and make.
 
 # The newest interpreter that will do, pyenv's included; override with `make test PYTHON=/path/to/python`.
 PYTHON ?= $(shell .ci/python)
@@ -28,10 +28,14 @@ CORE_TESTS := tests/model tests/flow \
 
 export MUJOCO_GL ?= egl
 
-.PHONY: test test-core demo notebook lint docs clean
+.PHONY: test test-demo test-core demo notebook lint docs clean
 
 test: $(READY)
 	$(BIN)/python -m pytest $(WORKERS)
+
+# The demo at lower numbers, as a user runs it.
+test-demo: $(READY)
+	$(BIN)/python -m pytest -m slow tests/demo/test_demo.py
 
 test-core: $(CORE_READY)
 	$(CORE_VENV)/bin/python -m pytest $(WORKERS) $(CORE_TESTS)

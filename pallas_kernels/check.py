@@ -169,7 +169,7 @@ def _compile(chip: Chip, function, arguments):
     with pretend(chip):
       jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))
     return "lowered", f"lowered is translated to Triton only: {reason}", ()
-  sharding = SingleDeviceSharding(_device(chip))
+  sharding = SingleDeviceSharding(device(chip))
   arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
   with pretend(chip):
     lowered = jax.jit(function).trace(*arguments).lower()
@@ -180,7 +180,7 @@ def _compile(chip: Chip, function, arguments):
 
 
 @functools.cache
-def _device(chip: Chip):
+def device(chip: Chip) -> jax.Device:
   """A device of a machine that is only described."""
   if chip.platform == "gpu":
     return gpu_devices(1)[0]

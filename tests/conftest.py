@@ -19,7 +19,6 @@ settings.load_profile("any speed")
 
 # Files that take minutes for few tests. Two workers take whole files in turn, so that these must not come last.
 LONG = (
-  "tests/demo/test_demo.py",
   "tests/test_docs.py",
   "tests/runtime/test_world_model.py",
   "tests/model/test_memory.py",

@@ -84,7 +84,7 @@ def compare(
 
 def _run(
   model: WorldModel, frames: UInt8[np.ndarray, "T H W 3"], instruction: str, seed: int
-) -> tuple[UInt8[np.ndarray, "1 T H W 3"], Float[np.ndarray, "R A D"] | None, dict[str, Array]]:
+) -> tuple[UInt8[np.ndarray, "1 F H W 3"], Float[np.ndarray, "R A D"] | None, dict[str, Array]]:
   """Imagined frames, some chunks of actions of the model's own units, and what each layer puts out for the video."""
   stream = model.prefill(frames, instruction)
   imagined = model.imagine(stream, num_frames(model.codec, AHEAD, begins=False), seed=seed)

@@ -17,7 +17,6 @@ from flax.traverse_util import flatten_dict
 
 from kairos_jax import files as files_lib
 from kairos_jax import shards
-from kairos_jax.bridge import QwenBridge
 from kairos_jax.errors import KairosError
 from kairos_jax.interop import codec_weights, orbax_weights, saved_model
 from kairos_jax.interop.orbax_weights import Arrays, OrbaxWriter
@@ -104,7 +103,8 @@ def to_saved(
   journal.flush(writer)
   writer.finish()
 
-  bridge = saved_model.hash_of(saved.encoder.stream()) if isinstance(saved.encoder, QwenBridge) else None
+  encoder: Any = saved.encoder  # one that comes trained reads its files tensor by tensor
+  bridge = None if "bridge" in saved.params else saved_model.hash_of(encoder.stream())
   if (statistics := model.config.robot and towers[0].parent / model.config.robot.statistics) and statistics.exists():
     shutil.copyfile(statistics, out / statistics.name)
   done = {name: entry for name, entry in journal.done.items() if name != VAE}

@@ -58,6 +58,7 @@ class TestAutoencoder(CodecLaws):
       assert scores[0] > max(scores[1], stays) + 1.0, (noise, scores, stays)  # dB
 
 
+@pytest.mark.slow
 def test_the_same_clips_and_seed_give_the_same_codec(training_clips):
   codec = Autoencoder(channels=2, width=8, steps=20)
   one, other = (codec.fit(training_clips, 3) for _ in range(2))

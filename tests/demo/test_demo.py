@@ -13,6 +13,7 @@ import pytest
 from kairos_jax.cli.main import main
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow  # run by CI all the same, as `make test-demo`
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,14 @@ def test_the_reach_that_a_config_gives(layers, video_frames, action, video):
   assert probing.action_reach(config) == action and probing.video_reach(config) == video
 
 
-@pytest.mark.parametrize("layers", [("SWA", "DSWA"), ("DSWA", "SWA"), ("GATED", "SWA")])
+@pytest.mark.parametrize(
+  "layers",
+  [
+    ("DSWA", "SWA"),
+    pytest.param(("SWA", "DSWA"), marks=pytest.mark.slow),
+    pytest.param(("GATED", "SWA"), marks=pytest.mark.slow),
+  ],
+)
 @pytest.mark.parametrize("of", ["action", "video"])
 def test_beyond_the_reach_the_gradient_is_zero(layers, of):
   model = WorldModel(tiny.saved(tiny.model_config(layers=layers, video_frames=1)))

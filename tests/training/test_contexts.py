@@ -65,6 +65,7 @@ def test_a_text_that_was_not_given_is_told(tmp_path, params):
     cached.tokenize(["wait"], images=[np.zeros((2, 2, 3), np.uint8)])
 
 
+@pytest.mark.slow
 def test_a_run_with_cached_contexts_is_the_run_without(tmp_path):
   build(tmp_path / "data", dict(robot=3), seed=0, size=16)
   saved = {}

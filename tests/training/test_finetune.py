@@ -40,6 +40,7 @@ def test_an_own_model_is_tuned_by_adapters_on_another_robot(model, tmp_path):
       np.testing.assert_array_equal(one[1], other[1])
 
 
+@pytest.mark.slow
 def test_the_video_tower_is_tuned_by_the_official_objective(model, tmp_path):
   """On captions alone, as an imported manifest has them."""
   shards.write_shard(generate("physics", 2, seed=0, size=16), tmp_path / "clips", 0)

@@ -14,7 +14,7 @@ from kairos_jax.interop import codec_weights, saved_model
 from kairos_jax.training import curriculum, metrics
 from tests.codec import wan_oracle
 
-WAN = dict(kind="wan", base=2, multipliers=(1, 1, 2, 1), blocks=1)
+WAN = dict(kind="wan", base=2, multipliers=(1, 2, 1), blocks=1)
 
 
 def config_of(folder, **codec):
