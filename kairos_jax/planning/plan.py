@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from kairos_jax import assembly
 from kairos_jax.errors import KairosError
+from kairos_jax.evaluation.codec_compiled import work as codec_work
 from kairos_jax.parallel import hlo
 from kairos_jax.parallel.mesh import make_mesh
 from kairos_jax.planning import program as program_lib
@@ -230,7 +231,7 @@ def _encoding(run: RunConfig, found: Program) -> float:
   codec = assembly.make_codec(run.codec)
   video = jax.ShapeDtypeStruct((1, *(found.pixels or ())), "uint8")
   traced = jax.make_jaxpr(lambda params, video: codec.encode(params, video)[0])(found.codec, video)
-  return work_lib.products(traced.jaxpr)
+  return codec_work(traced.jaxpr)[0]
 
 
 def _reason(error: Exception) -> str:

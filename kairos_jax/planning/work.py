@@ -4,7 +4,6 @@ import fnmatch
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
@@ -103,20 +102,3 @@ def of_clip(towers: WorldActionConfig, shapes: dict[str, Any], clip: Clip) -> Wo
   if towers.action is not None:
     dense += 4 * clip.actions * (clip.context + 1) * towers.action.attention_dim * len(video.layers)
   return Work(dense, kernels, backward, moved)
-
-
-def products(jaxpr: Any) -> float:
-  """Operations of all matrix products and convolutions of a traced program, loops counted."""
-  total = 0.0
-  for equation in jaxpr.eqns:
-    name, out = equation.primitive.name, equation.outvars[0].aval
-    if name == "dot_general":
-      (contracted, _), _ = equation.params["dimension_numbers"]
-      total += 2 * out.size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-    elif name == "conv_general_dilated":
-      kernel, numbers = equation.invars[1].aval, equation.params["dimension_numbers"]
-      total += 2 * out.size * kernel.size / kernel.shape[numbers.rhs_spec[0]]
-    times = equation.params.get("length", 1) if name == "scan" else 1
-    inner = jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"))
-    total += times * sum(products(getattr(x, "jaxpr", x)) for x in inner if hasattr(x, "eqns") or hasattr(x, "jaxpr"))
-  return total

@@ -78,7 +78,7 @@ def test_a_run_without_actions_leaves_a_model_that_loads(tmp_path, monkeypatch):
   params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   codec, encoder = assembly.make_codec(run.codec), assembly.make_encoder(run.bridge)
   monkeypatch.setattr(parts, "picture_size", lambda source, resolution: (48, 48))
-  this = stages._Run(run, tmp_path, {"hand": []}, {}, whole.embodiments, codec, encoder)
+  this = stages._Run(run, tmp_path, {"hand": []}, {}, whole.embodiments, codec, encoder, make_mesh())
   stages._save(this, tmp_path / "model", params)
   loaded = saved_model.load(tmp_path)
   assert loaded.model_config.action is None and set(loaded.params) == {"bridge", "video", "codec"}
