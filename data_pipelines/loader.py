@@ -70,7 +70,7 @@ def make_loader(
     state_dim, action_dim: S and A of the batches; an embodiment that has fewer is padded and masked.
     normalizers: by embodiment; a clip of an embodiment without one has no labels.
     filters: what a clip's seconds or scores must be, see `curriculum.plan`.
-    process_index, process_count: this process's share of the samples: every `process_count`-th.
+    process_index, process_count: this process's share of the samples: of each batch its rows, which are neighbors.
 
   Returns:
     A grain iterator (`get_state`, `set_state`, grain.checkpoint) of numpy dictionaries: video uint8 [B, T, H, W, 3],
@@ -111,14 +111,15 @@ def make_loader(
       endless.append(grain.MapDataset.source(shuffled).map(functools.partial(_Draw, order.index(stream.source))))
     sampler = _Sampler(bucket_window, schedule, derive(seed, "samples", *bucket), tokenize, crop, instruction_share)
     samples = grain.MapDataset.select_from_datasets(endless, schedule).map_with_index(sampler)
-    samples = samples[process_index::process_count].to_iter_dataset(_reading(bucket, batch_size, len(planned)))
+    share = Share(samples, batch_size, process_index, process_count)
+    samples = share.to_iter_dataset(_reading(bucket, batch_size, len(planned)))
     batches.append(samples.batch(batch_size, drop_remainder=True))
   _log(planned)
   start, end = (
     np.array([sum(getattr(stream, name) for stream in streams) for streams in planned.values()])
     for name in ("start", "end")
   )
-  return iter(_Steps(batches, Schedule(start, end, steps, derive(seed, "buckets"))))
+  return iter(Steps(batches, Schedule(start, end, steps, derive(seed, "buckets")), process_count))
 
 
 def _reading(bucket: Bucket, batch_size: int, buckets: int) -> grain.ReadOptions:
@@ -137,21 +138,38 @@ def _log(planned: Mapping[Bucket, Sequence[Stream]]) -> None:
     logging.info("bucket %d x %d x %d: %d clips, %.1f to %.1f %% of the steps", *bucket, records, *ends)
 
 
-class _Steps(grain.IterDataset):
-  """Batches of several buckets, in the order of a schedule."""
+class Share(grain.MapDataset):
+  """One process's rows of each batch: `size` neighbors, so that all processes' rows in turn are those of one."""
 
-  def __init__(self, parents: Sequence[grain.IterDataset], schedule: Schedule):
+  def __init__(self, parent: grain.MapDataset, size: int, index: int, count: int):
+    super().__init__(parent)
+    self._size, self._index, self._count = size, index, count
+
+  def __len__(self) -> int:
+    return len(self._parent) // self._count
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return self.slice(index)
+    batch, row = divmod(index, self._size)
+    return self._parent[(batch * self._count + self._index) * self._size + row]
+
+
+class Steps(grain.IterDataset):
+  """Batches of several buckets, in the order of a schedule; a state of so many processes can be set with others."""
+
+  def __init__(self, parents: Sequence[grain.IterDataset], schedule: Schedule, processes: int):
     super().__init__(parents)
-    self._schedule = schedule
+    self._schedule, self._processes = schedule, processes
 
   def __iter__(self) -> grain.DatasetIterator:
-    return _StepsIterator([iter(parent) for parent in self._parents], self._schedule)
+    return _StepsIterator([iter(parent) for parent in self._parents], self._schedule, self._processes)
 
 
 class _StepsIterator(grain.DatasetIterator):
-  def __init__(self, parents: Sequence[grain.DatasetIterator], schedule: Schedule):
+  def __init__(self, parents: Sequence[grain.DatasetIterator], schedule: Schedule, processes: int):
     super().__init__(parents)
-    self._schedule, self._step = schedule, 0
+    self._schedule, self._processes, self._step = schedule, processes, 0
 
   def __next__(self) -> dict[str, Any]:
     batch = next(self._parents[self._schedule[self._step][0]])
@@ -159,12 +177,13 @@ class _StepsIterator(grain.DatasetIterator):
     return batch
 
   def get_state(self) -> dict[str, Any]:
-    return {"step": self._step, "buckets": [parent.get_state() for parent in self._parents]}
+    buckets = [parent.get_state() for parent in self._parents]
+    return {"step": self._step, "processes": self._processes, "buckets": buckets}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    self._step = state["step"]
+    self._step, processes = state["step"], state["processes"]
     for parent, mine in zip(self._parents, state["buckets"], strict=True):
-      parent.set_state(mine)
+      parent.set_state(mine | {"next_index": mine["next_index"] * processes // self._processes})
 
 
 def _check(window: Window, sources: Mapping[str, Source], shapes: Shapes) -> None:

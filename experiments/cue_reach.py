@@ -18,6 +18,8 @@ def get_config() -> ConfigDict:
   config.init_from = placeholder(str)  # a run's stage, a saved model or a released file to start from
   config.platform = placeholder(str)  # "cpu", "gpu" or "tpu", where the run must be on it
 
+  config.mesh = ConfigDict(dict(data=1, fsdp=placeholder(int), seq=1, tensor=1))  # fsdp None: all devices that are left
+
   config.data = ConfigDict(
     dict(
       folder="runs/data",
@@ -61,6 +63,7 @@ def get_config() -> ConfigDict:
       checkpoint_every=400,
       max_to_keep=2,
       profile_steps=0,
+      hang_seconds=1800,
       recovery=dict(attempts=2, lr_factor=0.5),
     )
   )

@@ -53,6 +53,7 @@ def get_config(data: str = "libero") -> ConfigDict:
   config.init_new = ()
   config.context_cache = None if saved and saved["bridge"]["kind"] == "words" else "runs/contexts"
   config.platform = placeholder(str)
+  config.mesh = ConfigDict(dict(data=1, fsdp=placeholder(int), seq=1, tensor=1))
   times = dict(ROBOTS.get(kind, ROBOTS["libero"]))
   if saved:
     names = dict(video_fps="video_fps", frames="clip_frames", action_horizon="action_horizon")

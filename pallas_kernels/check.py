@@ -183,27 +183,34 @@ def _compile(chip: Chip, function, arguments):
 def device(chip: Chip) -> jax.Device:
   """A device of a machine that is only described."""
   if chip.platform == "gpu":
-    describe = functools.partial(
-      topologies.get_topology_desc, "cuda", platform="cuda", target_config=_SM90, topology="1x1x1"
-    )
-    try:
-      topology = describe()
-    except NotImplementedError:  # JAX has turned the plugin away: it misses libraries that only running needs
-      os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
-      importlib.import_module("jax_plugins.xla_cuda13").initialize()
-      topology = describe()
-  else:
-    # Nothing is asked of a cloud's metadata server, and other processes may compile at the same time.
-    os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1", TPU_LOG_DIR="disabled")
-    for name, value in {
-      "TPU_WORKER_HOSTNAMES": "localhost",
-      "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-      "TPU_WORKER_ID": "0",
-      "TPU_MIN_LOG_LEVEL": "3",
-    }.items():
-      os.environ.setdefault(name, value)
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip.name])
-  return topology.devices[0]
+    return gpu_devices(1)[0]
+  quiet_libtpu()
+  return topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip.name]).devices[0]
+
+
+def quiet_libtpu() -> None:
+  """Nothing is asked of a cloud's metadata server, and other processes may compile at the same time."""
+  os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1", TPU_LOG_DIR="disabled")
+  for name, value in {
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_ID": "0",
+    "TPU_MIN_LOG_LEVEL": "3",
+  }.items():
+    os.environ.setdefault(name, value)
+
+
+def gpu_devices(count: int) -> tuple[Any, ...]:
+  """So many H100 of one machine that is only described."""
+  describe = functools.partial(
+    topologies.get_topology_desc, "cuda", platform="cuda", target_config=_SM90, topology=f"1x1x{count}"
+  )
+  try:
+    return tuple(describe().devices)
+  except NotImplementedError:  # JAX has turned the plugin away: it misses libraries that only running needs
+    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
+    importlib.import_module("jax_plugins.xla_cuda13").initialize()
+    return tuple(describe().devices)
 
 
 def _tpu_kernels(lowered: jax.stages.Lowered) -> Iterator[Kernel]:

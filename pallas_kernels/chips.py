@@ -15,6 +15,9 @@ class Chip:
     hbm_bytes_per_s: of the memory that arrays live in.
     on_chip_bytes: the scratch memory that one program can have: VMEM of a core, shared memory of a thread block; 0 if
       there is none to be had.
+    hbm_bytes: of that memory; 0 if not known.
+    link_bytes_per_s: what a device sends to each of two neighbors of a ring at once, both together; 0 if not known.
+    slow_bytes_per_s: what it sends beyond its slice or machine.
   """
 
   name: str
@@ -23,17 +26,20 @@ class Chip:
   flops: float
   hbm_bytes_per_s: float
   on_chip_bytes: int
+  hbm_bytes: int = 0
+  link_bytes_per_s: float = 0.0
+  slow_bytes_per_s: float = 0.0
 
 
 # Sources: Google Cloud's TPU system architecture pages; NVIDIA's H100 SXM data sheet and CUDA programming guide.
 CHIPS = {
   chip.name: chip
   for chip in (
-    Chip("v5e", "tpu", "TPU v5 lite", 197e12, 819e9, 128 << 20),
-    Chip("v5p", "tpu", "TPU v5", 459e12, 2765e9, 64 << 20),
-    Chip("v6e", "tpu", "TPU v6 lite", 918e12, 1640e9, 128 << 20),
-    Chip("tpu7x", "tpu", "TPU7x", 2307e12 / 2, 7380e9 / 2, 64 << 20),
-    Chip("sm90", "gpu", "NVIDIA H100 80GB HBM3", 989e12, 3350e9, 227 << 10),
+    Chip("v5e", "tpu", "TPU v5 lite", 197e12, 819e9, 128 << 20, 16 << 30, 90e9, 3.1e9),
+    Chip("v5p", "tpu", "TPU v5", 459e12, 2765e9, 64 << 20, 95 << 30, 180e9, 6.2e9),
+    Chip("v6e", "tpu", "TPU v6 lite", 918e12, 1640e9, 128 << 20, 32 << 30, 180e9, 12.5e9),
+    Chip("tpu7x", "tpu", "TPU7x", 2307e12 / 2, 7380e9 / 2, 64 << 20, 96 << 30, 180e9, 12.5e9),
+    Chip("sm90", "gpu", "NVIDIA H100 80GB HBM3", 989e12, 3350e9, 227 << 10, 80 << 30, 450e9, 50e9),
   )
 }
 

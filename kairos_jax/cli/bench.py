@@ -10,6 +10,7 @@ usage:
   kairos bench act [--targets=v5e,v6e,sm90] [--model=kairos-4B-robot-RoboTwin2.0] [--bits=16,8,4]
   kairos bench codec [--targets=v5e,v5p,sm90]
   kairos bench understanding
+  kairos bench collectives
   kairos bench lora
   kairos bench rehearsal [--model=kairos-4B-robot-RoboTwin2.0] [--out=runs/rehearsal]
 
@@ -40,6 +41,9 @@ not here, and tells its memory by the compiler's account and the time below whic
 random weights and after both gave the same; they need the extra `bench`. With `--targets`, `codec` compiles a pass of
 81 frames of 720 x 1280 for chips that need not be here, and prints memory, operations and the least time for them.
 
+`collectives` compiles a layer for slices of 4 to 64 TPU chips that are not here, and reads off what a device sends for
+its share of a clip: ours, Ulysses, an all-gather of states, and gathering the sequence.
+
 `lora` takes one training step of adapters, both losses, on random weights of the released world-action model's size,
 and tells its time and memory. The weights alone are 10 GB, in bfloat16.
 
@@ -63,7 +67,7 @@ from absl import flags
 from kairos_jax.cli import operations
 from kairos_jax.errors import KairosError
 
-MEASURES = "scaling kernels latency history serving chunking act codec understanding lora rehearsal".split()
+MEASURES = "scaling kernels latency history serving chunking act codec understanding collectives lora rehearsal".split()
 
 
 def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -133,6 +137,11 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
       from kairos_jax.evaluation import understanding
 
       understanding.main()
+      return 0
+    case ["collectives"]:
+      from kairos_jax.planning import collectives
+
+      print(collectives.table(list(collectives.measure())))
       return 0
     case ["lora"]:
       _lora()

@@ -33,6 +33,7 @@ class Command(NamedTuple):
 COMMANDS = {
   "demo": Command("kairos_jax.cli.demo", "grow a model from nothing in minutes, watch it imagine and act"),
   "train": Command("kairos_jax.cli.train", "train an experiment's curriculum"),
+  "plan": Command("kairos_jax.cli.plan", "whether a run fits a slice of accelerators, and how fast it would be there"),
   "evaluate": Command("kairos_jax.cli.evaluate", "success of a trained model in closed loop, beside its baselines"),
   "quantize": Command("kairos_jax.cli.quantize", "write a model again with its large matrices in 8 or 4 bits"),
   "ablate": Command("kairos_jax.cli.ablate", "train a grid of towers on a task of memory, and compare them"),
@@ -56,6 +57,7 @@ ACCELERATORS = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*", "/dev/dx
 EXAMPLES = """\
   kairos demo --quick
   kairos train --config=experiments/cue_reach.py --workdir=runs/cue_reach --config.train.steps=1000
+  kairos plan --config=experiments/pods.py:joint_480p --topology=v5p:4x4x4
   kairos evaluate --model=runs/cue_reach
   kairos rollout --model=runs/demo --minutes=10
   kairos serve --model=runs/demo

@@ -6,7 +6,8 @@ usage:
 Every key of the config can be given on the command line, and is checked before anything is written. A run that was
 killed, at any moment, goes on when the same line is given again; SIGTERM saves first and exits with code 143. A folder
 is held by one process at a time and belongs to one config; train.log_every, checkpoint_every, max_to_keep,
-profile_steps and explode_factor, and validation.every and keep_best, may change when a run goes on.
+profile_steps, hang_seconds and explode_factor, the mesh, and validation.every and keep_best, may change when a run goes
+on.
 
   --config.init_from=PATH        starts from a run's stage, a saved model or a released safetensors file, and prints
                                  what was taken, grown or left
@@ -15,6 +16,7 @@ profile_steps and explode_factor, and validation.every and keep_best, may change
                                  learning rate lowered, so often before the run stops
   --config.validation...         clips that never train, and what is measured on them: docs/training.md
   --config.train.profile_steps=2 traces so many steps of each stage into its folder
+  --config.mesh.seq=4            sizes of the mesh's axes data, fsdp, seq and tensor: docs/pods.md
   --config.model.kernels=xla     which implementation of the operations runs; --config.platform=gpu refuses to run
                                  elsewhere
 
@@ -47,6 +49,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
   if values.config is None or values.workdir is None:
     raise KairosError("train needs --config=FILE.py and --workdir=FOLDER")
   from kairos_jax import console
+  from kairos_jax.parallel import process
   from kairos_jax.training import curriculum
 
+  process.connect()
   console.show(f"model: {curriculum.run(values.config, values.workdir)}")

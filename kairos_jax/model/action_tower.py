@@ -87,7 +87,7 @@ class ActionTower(nn.Module):
     if actions.shape[-1] != config.action_dim:
       raise KairosError(f"actions have {actions.shape[-1]} numbers; model.action.action_dim is {config.action_dim}")
     _, t_mod = self.time(timestep.astype(jnp.float32))
-    text = self.text_embedding(context.tokens)
+    text = constrain(self.text_embedding(context.tokens), "context")
     rope_cos_sin = rotation.action_rope(actions.shape[1], config.attention_dim // config.heads)
     shared = (t_mod.astype(config.dtype), text, context.mask, rope_cos_sin, seen)
     x, _ = self.blocks(self.action_encoder(actions), video, shared)

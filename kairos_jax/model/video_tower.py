@@ -152,8 +152,9 @@ class VideoTower(nn.Module):
     observed = jnp.arange(frames) < jnp.reshape(jnp.asarray(num_observed), (-1, 1))
     timesteps = jnp.where(observed, 0.0, timestep.astype(jnp.float32)[:, None])
     t, t_mod = TimeEmbedding(config.dim, config.freq_dim, name="time")(timesteps)
-    t, t_mod = t.astype(config.dtype), t_mod.astype(config.dtype)
+    t, t_mod = constrain(t.astype(config.dtype), "timestep"), constrain(t_mod.astype(config.dtype), "modulation")
     embedded = Mlp(config.dim, config.dim, config.dtype, name="text_embedding")(context.tokens)
+    embedded = constrain(embedded, "context")
 
     patch = dict(zip(("x", "y", "z"), config.patch, strict=True))
     x = rearrange(latents, "b (f x) (h y) (w z) c -> b f (h w) (x y z c)", **patch)

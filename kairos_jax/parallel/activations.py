@@ -6,7 +6,13 @@ from jaxtyping import Array
 from pallas_kernels import layout
 
 # Axes of the array: b is clips, t is time, h is heads; any other letter is an axis that is whole on each device.
-PLACES = {"video": "btld", "actions": "bad"}
+PLACES = {
+  "video": "btld",  # tokens after each block of the video tower
+  "actions": "bad",  # after each of the action tower
+  "context": "bnd",
+  "timestep": "btd",  # what a frame's noise level makes of the head, and of every block
+  "modulation": "bt6d",
+}
 
 
 def constrain(x: Array, place: str) -> Array:

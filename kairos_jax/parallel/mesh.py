@@ -1,39 +1,80 @@
-"""The device mesh and where arrays lie on it: batches split over "data", large parameters split as in FSDP."""
+"""The device mesh of a run and how batches lie on it; `rules` says where parameters lie, `activations` all between."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
 
-_MIN_SHARDED_BYTES = 2**20  # below 1 MiB an all-gather costs more than the memory it saves
+from kairos_jax.errors import KairosError
+from pallas_kernels.layout import BATCH
+
+AXES = ("data", "fsdp", "seq", "tensor")  # the outermost first: what is exchanged most often lies closest together
 
 
-def make_mesh() -> Mesh:
-  """Returns a one-dimensional mesh over all devices of all processes, with axis "data"."""
-  return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def make_mesh(
+  *, data: int = 1, fsdp: int | None = None, seq: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
+  """All devices of all processes as one mesh of `AXES`, whose axes are all Auto (docs/design.md says why).
+
+  Args:
+    data: copies of the parameters; batches are cut. Between slices of a pod there is no other axis.
+    fsdp: batches are cut, and parameters too; None takes the devices that the other axes leave.
+    seq: the frames of a clip are cut, and parameters too.
+    tensor: heads and hidden widths are cut.
+    devices: that make up the mesh; None: all there are.
+
+  Raises:
+    KairosError: the product of the axes is not the number of devices.
+  """
+  found = list(jax.devices() if devices is None else devices)
+  others = data * seq * tensor
+  sizes = dict(data=data, fsdp=max(len(found) // others, 1) if fsdp is None else fsdp, seq=seq, tensor=tensor)
+  if math.prod(sizes.values()) != len(found):
+    product = " x ".join(f"{name} {size}" for name, size in sizes.items())
+    raise KairosError(
+      f"config key mesh is {product} = {math.prod(sizes.values())}; allowed: a product of {len(found)}, the devices"
+    )
+  slices = len({getattr(device, "slice_index", None) for device in found})
+  if data % slices:
+    raise KairosError(f"config key mesh.data is {data}; allowed: a multiple of {slices}, the slices")
+  shape = tuple(sizes.values())
+  if slices > 1:
+    between = (slices, *(1,) * (len(shape) - 1))
+    grid = mesh_utils.create_hybrid_device_mesh((data // slices, *shape[1:]), between, devices=found)
+  else:
+    grid = mesh_utils.create_device_mesh(shape, devices=found, allow_split_physical_axes=True)
+  return Mesh(np.asarray(grid), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Splits the leading (batch) axis over the devices; the other axes stay whole."""
-  return NamedSharding(mesh, PartitionSpec("data"))
+  """Cuts the leading (batch) axis; the other axes stay whole."""
+  return NamedSharding(mesh, PartitionSpec(_batch_axes(mesh)))
 
 
-def fsdp_sharding(mesh: Mesh, tree: PyTree) -> PyTree[NamedSharding]:
-  """Splits every leaf above 1 MiB along its largest divisible axis and replicates the rest.
+def batch_shards(mesh: Mesh) -> int:
+  """Into how many shards a batch is cut."""
+  return math.prod(mesh.shape[name] for name in _batch_axes(mesh))
 
-  Args:
-    mesh: a mesh with axis "data".
-    tree: arrays or ShapeDtypeStructs.
 
-  Returns:
-    The same tree with a NamedSharding at each leaf.
+def reader(mesh: Mesh) -> tuple[int, int]:
+  """Which share of each batch this process reads, and of how many.
+
+  Processes whose devices differ along "seq" or "tensor" alone read the same clips.
+
+  Raises:
+    KairosError: the shards of this process are not neighbors.
   """
-  devices = mesh.shape["data"]
+  shards = batch_shards(mesh)
+  slices = batch_sharding(mesh).addressable_devices_indices_map((shards,)).values()
+  rows = sorted({index[0].indices(shards)[0] for index in slices if index})
+  if shards % len(rows) or rows != list(range(rows[0], rows[0] + len(rows))) or rows[0] % len(rows):
+    raise KairosError(f"config key mesh: this process holds the shards {rows} of {shards}, which are no equal share")
+  return rows[0] // len(rows), shards // len(rows)
 
-  def rule(leaf) -> NamedSharding:
-    axes = [axis for axis, size in enumerate(leaf.shape) if size % devices == 0]
-    if leaf.size * leaf.dtype.itemsize <= _MIN_SHARDED_BYTES or not axes:
-      return NamedSharding(mesh, PartitionSpec())
-    widest = max(axes, key=lambda axis: leaf.shape[axis])
-    return NamedSharding(mesh, PartitionSpec(*[None] * widest, "data"))
 
-  return jax.tree.map(rule, tree)
+def _batch_axes(mesh: Mesh) -> tuple[str, ...]:
+  return tuple(name for name in mesh.axis_names if name in BATCH)

@@ -38,8 +38,10 @@ def whole(trained: Params, frozen: Params, stage: StageConfig) -> Params:
 
 def save_adapters(path: Path, trained: Params, stage: StageConfig, towers: WorldActionConfig) -> None:
   """Writes the stage's adapters, if it has any, in the first process."""
-  if stage.lora and process.is_first():
-    adapters_file.save(path, trained[lora.COLLECTION], lora_of(stage.lora).scale, towers)
+  if stage.lora:
+    adapters = process.on_host(trained[lora.COLLECTION])
+    if process.is_first():
+      adapters_file.save(path, adapters, lora_of(stage.lora).scale, towers)
 
 
 def lora_of(config: LoraConfig) -> lora.Lora:

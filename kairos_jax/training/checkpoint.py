@@ -16,6 +16,7 @@ from absl import logging
 from jaxtyping import PyTree
 
 from kairos_jax.errors import KairosError
+from kairos_jax.parallel import process
 from kairos_jax.training.state import TrainState
 
 # A step folder with all of these was committed; orbax renames a finished save, a copy may still stop half-way.
@@ -85,9 +86,10 @@ class Checkpoints:
       max_to_keep: of the newest steps.
     """
     self._folder = folder.absolute()
-    for broken in (path for path in _steps(self._folder) if not _is_whole(path)):
+    for broken in (path for path in _steps(self._folder) if process.is_first() and not _is_whole(path)):
       logging.warning("%s is half-written: removed", broken)
       shutil.rmtree(broken)
+    process.wait_for_all(f"{folder.name} without what is broken")
     options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, cleanup_tmp_directories=True)
     self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -148,6 +150,8 @@ class Checkpoints:
       except (KairosError, MemoryError, jax.errors.JaxRuntimeError):  # the config or the device is at fault
         raise
       except Exception as error:  # whatever the readers of Orbax, TensorStore and grain raise
+        if jax.process_count() > 1:  # the others may have read it
+          raise KairosError(f"{self._folder / str(step)} cannot be read ({_reason(error)}): remove it") from None
         self._put_aside(step, error)
         data.set_state(start)
         damaged = True
@@ -159,12 +163,12 @@ class Checkpoints:
     folder = self._folder / str(step)
     json.loads((folder / "_CHECKPOINT_METADATA").read_text())  # Orbax would pass over damage here
     _check_shapes(folder, abstract)
-    items = ocp.args.Composite(
-      state=ocp.args.StandardRestore(abstract),
-      data=grain.checkpoint.CheckpointRestore(data),
-      meta=ocp.args.JsonRestore(),
-    )
-    restored = self._manager.restore(step, args=items)
+    items = {"state": ocp.args.StandardRestore(abstract), "meta": ocp.args.JsonRestore()}
+    if (folder / "data" / f"process_{jax.process_index()}-of-{jax.process_count()}.json").exists():
+      items["data"] = grain.checkpoint.CheckpointRestore(data)
+    else:  # written by another number of processes; any of them says how far all were
+      data.set_state(json.loads(next((folder / "data").glob("process_0-of-*.json")).read_text()))
+    restored = self._manager.restore(step, args=ocp.args.Composite(**items))
     return restored.state, restored.meta
 
   def _put_aside(self, step: int, error: Exception) -> None:

@@ -4,8 +4,9 @@ Source: Kairos section 3 (CEDC): I physics and II human behavior train the video
 """
 
 import dataclasses
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import jax
@@ -13,6 +14,8 @@ from ml_collections import ConfigDict
 
 from data_pipelines.shards import read_manifest
 from kairos_jax.errors import KairosError
+from kairos_jax.parallel import process
+from kairos_jax.parallel.mesh import batch_shards, make_mesh
 from kairos_jax.training.run_config import OPERATIONAL_KEYS, RunConfig, parse_run
 from kairos_jax.training.stages import run_claimed
 from kairos_jax.training.workdir import claim_workdir
@@ -36,9 +39,11 @@ def run(experiment: ConfigDict, workdir: str | Path) -> Path:
     KairosError: the config is at fault or a dataset is not there (nothing was written then), the folder belongs to
       another config or process, the data cannot be read, or training failed.
   """
-  config = check(experiment)
-  if not Path(workdir, "config.json").exists():  # a new folder is not claimed by a mistake about the data
-    _check_data(config)
+  told = json.dumps(experiment.to_dict(), indent=0, sort_keys=True, default=str)
+  with process.all_or_none("config", told):
+    config = check(experiment)
+    if not Path(workdir, "config.json").exists():  # a new folder is not claimed by a mistake about the data
+      _check_data(config)
   with claim(experiment, workdir):
     return run_claimed(config, Path(workdir))
 
@@ -48,14 +53,20 @@ def check(experiment: ConfigDict) -> RunConfig:
   config = parse_run(experiment)
   if config.platform not in (None, jax.default_backend()):
     raise KairosError(f"config key platform is {config.platform!r}; this machine has {jax.default_backend()!r}")
+  shards = batch_shards(make_mesh(**dataclasses.asdict(config.mesh))) * config.train.grad_accum_steps
+  if config.train.batch_size % shards:
+    allowed = f"a multiple of {shards}, mesh.data x mesh.fsdp x train.grad_accum_steps"
+    raise KairosError(f"config key train.batch_size is {config.train.batch_size}; allowed: {allowed}")
   return config
 
 
 @contextmanager
 def claim(experiment: ConfigDict, workdir: Path | str) -> Iterator[RunConfig]:
   """Checks the config and, if it is allowed, holds the folder for the block; see `claim_workdir`."""
-  config = check(experiment)
-  with claim_workdir(workdir, dataclasses.asdict(config), OPERATIONAL_KEYS):
+  with ExitStack() as held:
+    with process.all_or_none("workdir"):
+      config = check(experiment)
+      held.enter_context(claim_workdir(workdir, dataclasses.asdict(config), OPERATIONAL_KEYS))
     yield config
 
 

@@ -9,13 +9,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.experimental import multihost_utils
-from jaxtyping import Array
 
 from kairos_jax.errors import KairosError
+from kairos_jax.parallel import process
 
 Params = dict[str, Any]
 
@@ -75,7 +73,7 @@ def content_hashes(params: Params) -> dict[str, str]:
   for part in sorted(params):
     digest = hashlib.sha256()
     for name, value in sorted(flatten_dict({part: params[part]}, sep="/").items()):
-      array = _whole(value)
+      array = process.on_host(value)
       digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
       digest.update(np.ascontiguousarray(array).tobytes())
     hashes[part] = digest.hexdigest()
@@ -90,9 +88,3 @@ def check_hashes(saved: Mapping[str, str], now: Mapping[str, str], where: str) -
       raise KairosError(
         f"frozen part {part!r} is {here} here and {there} in {where}: go on with the same weights, or a new workdir"
       )
-
-
-def _whole(value: Array | np.ndarray) -> np.ndarray:
-  if isinstance(value, jax.Array) and not value.is_fully_addressable:
-    return np.asarray(multihost_utils.process_allgather(value, tiled=True))
-  return np.asarray(value)

@@ -105,7 +105,8 @@ def stop(workdir: Path, state: TrainState, reason: str, metrics: dict[str, float
   """
   step = int(state.step)
   folder = workdir / f"failed-{step}"
-  shutil.rmtree(folder, ignore_errors=True)  # from the same failure, met again after a restart
+  if process.is_first():
+    shutil.rmtree(folder, ignore_errors=True)  # from the same failure, met again after a restart
   with Checkpoints(folder, max_to_keep=1) as checkpoints:
     checkpoints.save(state, meta={"reason": reason})
   readable = {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}

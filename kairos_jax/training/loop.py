@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,13 @@ from typing import NamedTuple
 import grain
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from kairos_jax.errors import KairosError
-from kairos_jax.parallel.mesh import fsdp_sharding
+from kairos_jax.parallel import rules
+from kairos_jax.parallel.watch import COMPILE, Watch
 from kairos_jax.training import frozen as frozen_lib
 from kairos_jax.training import guard
 from kairos_jax.training import state as state_lib
@@ -48,14 +50,28 @@ class _InFlight(NamedTuple):
 
 
 @contextmanager
-def _sigterm_noted() -> Iterator[list[int]]:
-  """Collects SIGTERM in a list instead of dying from it; raises Interrupted once the block has ended."""
-  received = []
-  previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
-  try:
-    yield received
-  finally:
-    signal.signal(signal.SIGTERM, previous)
+def _sigterm_noted() -> Iterator[Callable[[int], bool]]:
+  """Notes SIGTERM instead of dying from it; raises Interrupted once the block has ended.
+
+  Yields:
+    Whether the run is to stop before this step. Of several processes one signal is enough, and all stop before the
+    same step: JAX's preemption service, which listens for the signal there, agrees on it.
+  """
+  received: list[int] = []
+  if jax.process_count() > 1:
+
+    def stopping(step: int) -> bool:
+      if not received and multihost_utils.reached_preemption_sync_point(step):
+        received.append(step)
+      return bool(received)
+
+    yield stopping
+  else:
+    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+      yield lambda step: bool(received)
+    finally:
+      signal.signal(signal.SIGTERM, previous)
   if received:
     raise Interrupted(128 + signal.SIGTERM)
 
@@ -107,13 +123,15 @@ def train(
   optimizer = make_optimizer(optimizer_config, steps)
   create = partial(state_lib.create, optimizer=optimizer, key=jax.random.key(seed))
   abstract = jax.eval_shape(create, params)
-  sharding = fsdp_sharding(mesh, abstract)
-  frozen = jax.device_put(frozen, fsdp_sharding(mesh, frozen))
+  sharding = rules.sharding(mesh, abstract)
+  params, frozen = rules.place(mesh, params), rules.place(mesh, frozen)
   hashes = frozen_lib.content_hashes(frozen)
   train_step = make_train_step(loss_fn, optimizer, config.ema_decay, config.grad_accum_steps, sharding)
 
   with (
-    _sigterm_noted() as sigterm,
+    jax.set_mesh(mesh),
+    _sigterm_noted() as stopping,
+    Watch(config.hang_seconds) as clock,
     Checkpoints(workdir / "checkpoints", config.max_to_keep) as checkpoints,
     _best(workdir / "best", validation) as best,
   ):
@@ -166,10 +184,12 @@ def train(
       # Step. The metrics of a step are read after the next one was dispatched, so that the device never waits.
       number, in_flight, again = start, None, None
       while number < steps:
+        clock.phase("data", number)
         batch, again = again or next(data, None), None
         if batch is None:
           raise KairosError(f"{name}: the data ended after {number} of {steps} steps")
         limit = watch.limit()
+        clock.phase(COMPILE if number == start else "step", number)
         on_devices = to_devices(batch, mesh, config.grad_accum_steps)
         state, metrics = train_step(state, frozen, on_devices, number, limit, recovery.lr_scale)
         stepped(metrics)
@@ -180,22 +200,26 @@ def train(
         number += 1
 
         # Validate and save. Only what was judged is, so the step still in flight is waited for.
-        save = number % config.checkpoint_every == 0 or number == steps or sigterm
+        stop = stopping(number)
+        save = number % config.checkpoint_every == 0 or number == steps or stop
         measure = validation is not None and (number % validation.every == 0 or number == steps)
         if save or measure:
           accepted, in_flight = settle(in_flight), None
           if not accepted:
             number -= 1
           elif measure:
+            clock.phase(COMPILE, number)
             validate(number)
         if save:
+          clock.phase("checkpoint", number)
           if best:
             best.wait()
           meta = {"losses": watch.losses, "window": list(window), "recoveries": recovery.past, "frozen": hashes}
           checkpoints.save(state, meta, data)
-          if sigterm:
+          if stop:
             progress.announce(f"SIGTERM: saved step {number}; the same command goes on from there")
             break
+      progress.announce(clock.spent())
   return state.ema
 
 

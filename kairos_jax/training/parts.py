@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
 from jaxtyping import UInt8
 
 from data_pipelines import embodiments
@@ -23,7 +23,7 @@ from kairos_jax.interop import codec_weights
 from kairos_jax.model import WorldActionConfig
 from kairos_jax.model.initialize import interpolate_video
 from kairos_jax.model.world_action import init_params
-from kairos_jax.parallel import process
+from kairos_jax.parallel import process, rules
 from kairos_jax.training import start as start_lib
 
 Params = dict[str, Any]
@@ -31,9 +31,18 @@ CODEC_CLIPS = 192  # of each source, for fitting the codec
 
 
 def grow(
-  params: Params, start: Params, towers: WorldActionConfig, encoder: ContextEncoder, key: jax.Array, where: str
+  params: Params,
+  start: Params,
+  towers: WorldActionConfig,
+  encoder: ContextEncoder,
+  key: jax.Array,
+  where: str,
+  mesh: Mesh,
 ) -> Params:
-  """The last stage's weights, with whatever is new in this one: from the start where it has it, else made."""
+  """The last stage's weights, with whatever is new in this one: from the start where it has it, else made.
+
+  What is made lies on the mesh from the beginning: no device ever holds all of it.
+  """
   parts = ("bridge", "video", "action") if towers.action else ("bridge", "video")
   new = [name for name in parts if name not in params]
   if not new:
@@ -42,14 +51,14 @@ def grow(
 
   model_key, bridge_key = jax.random.split(key)
 
-  @jax.jit
   def fresh(key: jax.Array, video: Params | None) -> Params:
     tree = init_params(towers, key)
     if "action" in new and video is not None:
       tree["action"] = interpolate_video(video, tree["action"], towers.video)
     return {name: tree[name] for name in new if name in tree}
 
-  made = fresh(model_key, teacher)
+  lie = rules.sharding(mesh, jax.eval_shape(fresh, model_key, teacher))
+  made = jax.jit(fresh, out_shardings=lie)(model_key, teacher)
   if "bridge" in new:  # an encoder that comes trained reads its weights: as part of `fresh` they would be constants
     made["bridge"] = encoder.init(bridge_key)
   if start:
@@ -83,8 +92,7 @@ def codec_params(
       fitted = codec.fit(whole, seed, bar.update)
     _write_codec(path, fitted)
   process.wait_for_all("codec")
-  params = unflatten_dict(files.read_safetensors(path), sep="/")
-  return jax.tree.map(jnp.asarray, params)
+  return unflatten_dict(files.read_safetensors(path), sep="/")
 
 
 def take_codec(codec: VideoCodec, start: Params, path: Path, where: str, weights: str | None) -> None:

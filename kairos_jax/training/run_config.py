@@ -59,6 +59,19 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Sizes of the mesh's axes, see `parallel.mesh.make_mesh`; `fsdp` None takes the devices that the others leave.
+
+  They decide where numbers are computed, not which: a run goes on with another mesh.
+  """
+
+  data: Annotated[int, Range(1), OPERATIONAL] = 1
+  fsdp: Annotated[int | None, Range(1), OPERATIONAL] = None
+  seq: Annotated[int, Range(1), OPERATIONAL] = 1
+  tensor: Annotated[int, Range(1), OPERATIONAL] = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
   """AdamW after a clip of the gradients' norm; see `optimizer.make_optimizer`."""
 
@@ -96,6 +109,7 @@ class TrainConfig:
     explode_factor: a loss above this many times the running median is refused.
     max_to_keep: of the newest checkpoints.
     profile_steps: how many steps of each stage are traced, see `profile.traced`.
+    hang_seconds: without progress, after which the run ends and says which process is behind, see `watch.Watch`.
   """
 
   steps: Count
@@ -106,6 +120,7 @@ class TrainConfig:
   checkpoint_every: Annotated[int, Range(1), OPERATIONAL]
   max_to_keep: Annotated[int, Range(1), OPERATIONAL]
   profile_steps: Annotated[int, Range(0), OPERATIONAL] = 0
+  hang_seconds: Annotated[int, Range(1), OPERATIONAL] = 1800
   grad_accum_steps: Count = 1
   text_dropout: Share = 0.1
   action_weight: Annotated[float, Range(0)] = 1.0
@@ -202,6 +217,7 @@ class RunConfig:
   Attributes:
     order: of the stages.
     codec, bridge: kind and options, see `kairos_jax.assembly`.
+    mesh: how the devices share the work.
     init_from: a run's stage, a saved model or a released safetensors file to start from; of several, separated by
       commas, the first that has a part gives it.
     init_new: patterns of parameters that are made anew, though the start has them, such as those of other joints.
@@ -219,6 +235,7 @@ class RunConfig:
   model: ModelConfig
   train: TrainConfig
   stages: Mapping[str, StageConfig]
+  mesh: MeshConfig = MeshConfig()
   init_from: str | None = None
   init_new: tuple[str, ...] = ()
   context_cache: str | None = None
@@ -243,6 +260,7 @@ def parse_run(config: ConfigDict) -> RunConfig:
   run = parse(RunConfig, values, "")
   _check_names(run)
   _check_frames(run)
+  _check_mesh(run)
   for name in run.order:
     _check_stage(run, name, run.stages[name])
   if run.validation:
@@ -355,6 +373,21 @@ def _check_frames(run: RunConfig) -> None:
       raise refused(f"stages.{name}.image_share", run.stages[name].image_share, "0 where actions train")
     if run.stages[name].image_share and codec.first_frames > 1:
       raise refused(f"stages.{name}.image_share", run.stages[name].image_share, "0 with a codec that takes no image")
+
+
+def _check_mesh(run: RunConfig) -> None:
+  """That its axes divide what they cut, as far as the config tells."""
+  mesh, train = run.mesh, run.train
+  heads = model_config(run, with_actions=False).video.heads
+  if heads % mesh.tensor:
+    raise refused("mesh.tensor", mesh.tensor, f"a divisor of {heads}, the heads of model.video")
+  latents = num_latents(assembly.make_codec(run.codec), run.data.frames)
+  if mesh.seq > latents:
+    raise refused("mesh.seq", mesh.seq, f"at most {latents}, the latent frames of data.frames {run.data.frames}")
+  pieces = mesh.data * (mesh.fsdp or 1) * train.grad_accum_steps
+  if train.batch_size % pieces:
+    allowed = f"a multiple of {pieces}, mesh.data x mesh.fsdp x train.grad_accum_steps"
+    raise refused("train.batch_size", train.batch_size, allowed)
 
 
 def _check_stage(run: RunConfig, name: str, stage: StageConfig) -> None:

@@ -23,7 +23,7 @@ from kairos_jax.interop import saved_model
 from kairos_jax.interop.saved_model import SavedModel
 from kairos_jax.model import ActionConfig, WorldActionModel
 from kairos_jax.parallel import process
-from kairos_jax.parallel.mesh import make_mesh
+from kairos_jax.parallel.mesh import make_mesh, reader
 from kairos_jax.training import adapted, contexts, parts
 from kairos_jax.training import start as start_lib
 from kairos_jax.training.checkpoint import load_params
@@ -45,6 +45,7 @@ class _Run:
   normalizers: Mapping[str, EmbodimentNormalizer]
   codec: VideoCodec
   encoder: ContextEncoder
+  mesh: Mesh
 
 
 def run_claimed(config: RunConfig, workdir: Path) -> Path:
@@ -58,7 +59,8 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
     name = config.validation.source
     sources[name], held_out[name] = hold_out(sources[name], config.validation.clips)
   codec, encoder = assembly.make_codec(config.codec), assembly.make_encoder(config.bridge)
-  this = _Run(config, workdir, sources, held_out, normalizers, codec, encoder)
+  mesh = make_mesh(**dataclasses.asdict(config.mesh))
+  this = _Run(config, workdir, sources, held_out, normalizers, codec, encoder, mesh)
 
   start = start_lib.load_all(config.init_from, model_config(config, with_actions=True)) if config.init_from else {}
   start = start_lib.without(start, config.init_new)
@@ -95,10 +97,10 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   logging.info("stage %s: %d steps", name, steps)
   towers = model_config(config, with_actions=stage.actions)
   init_key = jax.random.key(seeds.derive(config.seed, "stage", name, "init"))
-  params = parts.grow(params, start, towers, this.encoder, init_key, config.init_from or "nothing")
+  params = parts.grow(params, start, towers, this.encoder, init_key, config.init_from or "nothing", this.mesh)
   bridge: Params = {}
   if config.context_cache:
-    bridge = {"bridge": jax.device_get(params["bridge"])}
+    bridge = {"bridge": process.on_host(params["bridge"])}
     every = {**this.sources, **{f"held out of {name}": source for name, source in this.held_out.items()}}
     cached = contexts.fill(config.context_cache, this.encoder, params["bridge"], contexts.texts_of(every))
     params = {part: value for part, value in params.items() if part != "bridge"}
@@ -109,11 +111,10 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   loss_fn: LossFn = objective
   if stage.objective == "official_video":
     loss_fn = OfficialVideoObjective(model, this.encoder, this.codec, stage.tasks, scale)
-  mesh = make_mesh()
   data = make_loader(
     this.sources,
     Mixture(stage.mixture.start, stage.mixture.end),
-    batch_size=config.train.batch_size // jax.process_count(),
+    batch_size=config.train.batch_size // reader(this.mesh)[1],
     seed=seeds.derive(config.seed, "stage", name, "data"),
     steps=steps,
     crop=stage.crop,
@@ -124,7 +125,7 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   )
   validation = None
   if config.validation and name in config.validation.stages:
-    validation = _validation(this, stage, objective, mesh)
+    validation = _validation(this, stage, objective)
   adapters_key = jax.random.key(seeds.derive(config.seed, "stage", name, "adapters"))
   trained, frozen = adapted.split(params, stage, adapters_key)
   trained = train(
@@ -137,7 +138,7 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
     optimizer_config=dataclasses.replace(stage.optimizer, warmup_steps=min(stage.optimizer.warmup_steps, steps - 1)),
     steps=steps,
     workdir=this.workdir / name,
-    mesh=mesh,
+    mesh=this.mesh,
     seed=seeds.derive(config.seed, "stage", name, "noise"),
     validation=validation,
   )
@@ -157,18 +158,19 @@ def _shapes(this: _Run, stage: StageConfig, frames: tuple[int, ...], image_share
 def _samples(this: _Run) -> dict[str, Any]:
   """Arguments of the loader that training and validation share."""
   config, robot = this.config, model_config(this.config, with_actions=True).action or ActionConfig()
+  index, count = reader(this.mesh)
   return dict(
     video_fps=config.data.video_fps,
     tokenize=lambda text: jax.tree.map(lambda x: x[0], this.encoder.tokenize([text])),
     state_dim=robot.state_dim,
     action_dim=robot.action_dim,
     normalizers=this.normalizers,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    process_index=index,
+    process_count=count,
   )
 
 
-def _validation(this: _Run, stage: StageConfig, objective: Objective, mesh: Mesh) -> Validation:
+def _validation(this: _Run, stage: StageConfig, objective: Objective) -> Validation:
   """The losses on all held-out clips, each from its first frame on and told by its instruction.
 
   Another of them takes the place of a clip that cannot be read.
@@ -178,7 +180,7 @@ def _validation(this: _Run, stage: StageConfig, objective: Objective, mesh: Mesh
   clips = make_loader(
     this.held_out,
     Mixture({validation.source: 1.0}, {validation.source: 1.0}),
-    batch_size=validation.clips // jax.process_count(),
+    batch_size=validation.clips // reader(this.mesh)[1],
     seed=seeds.derive(config.seed, "validation", "data"),
     steps=1,
     crop="start",
@@ -192,7 +194,7 @@ def _validation(this: _Run, stage: StageConfig, objective: Objective, mesh: Mesh
     validation.levels,
     most=config.train.batch_size // config.train.grad_accum_steps,
     seed=seeds.derive(config.seed, "validation", "noise"),
-    mesh=mesh,
+    mesh=this.mesh,
   )
   return Validation(losses, validation.every, validation.keep_best)
 
@@ -204,7 +206,7 @@ def _save(this: _Run, folder: Path, params: Params) -> None:
     model_config=model_config(config, with_actions="action" in params),
     encoder=this.encoder,
     codec=this.codec,
-    params=jax.device_get(params),
+    params=process.on_host(params),
     video_fps=config.data.video_fps,
     frame_size=parts.picture_size(next(iter(this.sources.values())), config.stages[config.order[-1]].resolution),
     clip_frames=config.data.frames,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax.numpy as jnp
+import numpy as np
 import safetensors
 from flax.traverse_util import flatten_dict, unflatten_dict
 from rich.box import SIMPLE
@@ -114,7 +114,7 @@ def take(fresh: Params, start: Params, where: str, grown: Sequence[str] = ()) ->
       if ours[name].shape != theirs[name].shape:
         differ = f"{name} is {theirs[name].shape} there and {ours[name].shape} here"
         raise KairosError(f"init_from {where}: {differ}; config key init_new names what is to be made anew")
-      what, taken[name] = "taken", jnp.asarray(theirs[name], ours[name].dtype)
+      what, taken[name] = "taken", np.asarray(theirs[name], ours[name].dtype)
     elif name in ours:
       what, taken[name] = ("grown" if name.split("/")[0] in grown else "new"), value
     else:

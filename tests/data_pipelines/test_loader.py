@@ -122,11 +122,20 @@ def test_orbax_saves_and_restores_the_stream(datasets, tmp_path):
 def test_processes_share_the_samples_of_one(datasets):
   alone = take(loader(datasets, batch_size=6, steps=10), 10)
   parts = [take(loader(datasets, batch_size=2, steps=10, process_index=i, process_count=3), 10) for i in range(3)]
-  for name in alone[0]:
-    together = np.stack([np.concatenate([batch[name] for batch in part]) for part in parts], axis=1)
-    np.testing.assert_array_equal(
-      together.reshape(-1, *together.shape[2:]), np.concatenate([batch[name] for batch in alone])
-    )
+  for step, batch in enumerate(alone):
+    for name, rows in batch.items():
+      np.testing.assert_array_equal(np.concatenate([part[step][name] for part in parts]), rows)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 2), (2, 1)])
+def test_a_stream_of_other_processes_goes_on_with_the_same_samples(datasets, before, after):
+  stopped = loader(datasets, batch_size=6 // before, steps=10, process_count=before)
+  take(stopped, 4)
+  resumed = loader(datasets, batch_size=6 // after, steps=10, process_index=after - 1, process_count=after)
+  resumed.set_state(stopped.get_state())
+  whole = take(loader(datasets, batch_size=6, steps=10), 8)[4:]
+  for mine, batch in zip(take(resumed, 4), whole, strict=True):
+    np.testing.assert_array_equal(mine["id"], batch["id"][-6 // after :])
 
 
 def test_the_mixture_moves_over_the_stage(datasets):
@@ -323,10 +332,9 @@ def test_mixed_robots_are_resumed_and_shared_exactly(robots):
   _, make, _ = robots
   alone = take(make(batch_size=6, steps=10), 10)
   parts = [take(make(batch_size=2, steps=10, process_index=i, process_count=3), 10) for i in range(3)]
-  for name in alone[0]:
-    together = np.stack([np.concatenate([batch[name] for batch in part]) for part in parts], axis=1)
-    whole = np.concatenate([batch[name] for batch in alone])
-    np.testing.assert_array_equal(together.reshape(-1, *together.shape[2:]), whole)
+  for step, batch in enumerate(alone):
+    for name, rows in batch.items():
+      np.testing.assert_array_equal(np.concatenate([part[step][name] for part in parts]), rows)
   stopped, resumed = make(), make()
   take(stopped, 5)
   take(resumed, 2)

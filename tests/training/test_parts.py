@@ -15,6 +15,7 @@ from kairos_jax.bridge import TextBridge
 from kairos_jax.errors import KairosError
 from kairos_jax.interop import saved_model
 from kairos_jax.model.world_action import init_params
+from kairos_jax.parallel.mesh import make_mesh
 from kairos_jax.training import parts, stages
 from kairos_jax.training.run_config import parse_run
 from tests import tiny
@@ -31,15 +32,15 @@ class Trained(TextBridge):
 @pytest.mark.parametrize("actions", [False, True])
 def test_an_encoder_that_comes_trained_is_no_part_of_a_compiled_function(actions):
   towers = tiny.model_config() if actions else dataclasses.replace(tiny.model_config(), action=None)
-  made = parts.grow({}, {}, towers, Trained(), jax.random.key(3), "nothing")
+  made = parts.grow({}, {}, towers, Trained(), jax.random.key(3), "nothing", make_mesh())
   assert set(made) == {"bridge", "video"} | ({"action"} if actions else set())
   np.testing.assert_array_equal(made["bridge"]["table"], np.arange(5.0))
 
 
 def test_what_is_there_is_kept_and_what_is_new_is_made():
   towers, key = tiny.model_config(), jax.random.key(3)
-  first = parts.grow({}, {}, dataclasses.replace(towers, action=None), TextBridge(), key, "nothing")
-  both = parts.grow(first, {}, towers, TextBridge(), jax.random.key(4), "nothing")
+  first = parts.grow({}, {}, dataclasses.replace(towers, action=None), TextBridge(), key, "nothing", make_mesh())
+  both = parts.grow(first, {}, towers, TextBridge(), jax.random.key(4), "nothing", make_mesh())
   for name in ("bridge", "video"):
     jax.tree.map(np.testing.assert_array_equal, both[name], first[name])
   assert set(both) == {"bridge", "video", "action"}
@@ -77,7 +78,7 @@ def test_a_run_without_actions_leaves_a_model_that_loads(tmp_path, monkeypatch):
   params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   codec, encoder = assembly.make_codec(run.codec), assembly.make_encoder(run.bridge)
   monkeypatch.setattr(parts, "picture_size", lambda source, resolution: (48, 48))
-  this = stages._Run(run, tmp_path, {"hand": []}, {}, whole.embodiments, codec, encoder)
+  this = stages._Run(run, tmp_path, {"hand": []}, {}, whole.embodiments, codec, encoder, make_mesh())
   stages._save(this, tmp_path / "model", params)
   loaded = saved_model.load(tmp_path)
   assert loaded.model_config.action is None and set(loaded.params) == {"bridge", "video", "codec"}

@@ -54,6 +54,13 @@ MISTAKES = [
   (dict(codec__channels=0), "codec.channels is 0; allowed: whole numbers from 1"),
   (dict(codec__kind="jpeg"), "codec.kind is 'jpeg'; allowed"),
   (dict(data__frames=20), "config key data.frames is 20; allowed: 1 . a multiple of 4"),
+  (dict(mesh__tensor=3), "config key mesh.tensor is 3; allowed: a divisor of 4, the heads of model.video"),
+  (dict(mesh__seq=8), "config key mesh.seq is 8; allowed: at most 6, the latent frames of data.frames 21"),
+  (
+    dict(mesh__fsdp=3),
+    "config key train.batch_size is 8; allowed: a multiple of 3, mesh.data x mesh.fsdp",
+  ),
+  (dict(mesh__seq=0), "config key mesh.seq is 0; allowed: a whole number at least 1"),
   (dict(data__frames=0), "config key data.frames is 0; allowed: a whole number at least 1"),
   (dict(data__sources=("physics", "hand")), r"stages.robot.mixture.start names 'robot'; allowed: physics, hand"),
   (dict(order=("physics", "robots")), "config key order names 'robots'; allowed: hand, physics, robot"),

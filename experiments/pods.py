@@ -1,0 +1,58 @@
+"""The paper's curriculum on slices of accelerators: each of its stages with a mesh, a batch and remat that fit.
+
+  kairos plan --config=experiments/pods.py:joint_480p --topology=v5p:4x4x4
+  kairos train --config=experiments/pods.py:joint_480p --workdir=gs://BUCKET/joint_480p
+
+The argument names a line of `RUNS`. Learning rates and lengths are those of `experiments/curriculum.py`; contexts are
+computed before (`config.context_cache`).
+"""
+
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from experiments import curriculum
+
+
+class Run(NamedTuple):
+  """A stage on a slice."""
+
+  stage: str
+  topology: str
+  mesh: dict[str, int]
+  batch_size: int
+  grad_accum_steps: int = 1
+  remat: str = "full"
+  changes: dict[str, Any] = {}  # noqa: RUF012
+
+
+JOINT_480P = dict(resolution="480P", frames=(81,))
+RUNS = {
+  "images": Run("images", "v5e:16x16", dict(fsdp=256), 2048),
+  "mixed_256p": Run("low", "v5e:16x16", dict(fsdp=256), 256),
+  "mixed_480p": Run("middle", "v5p:4x4x4", dict(fsdp=64), 64),
+  "mixed_720p": Run("high", "v5p:4x4x4", dict(fsdp=64), 64),
+  "long_720p": Run("long", "v5p:4x4x4", dict(fsdp=64), 64),
+  "human": Run("human", "v5p:4x4x4", dict(fsdp=64), 64),
+  "motions": Run("motions", "v5p:4x4x4", dict(fsdp=64), 64),
+  "joint_256p": Run("robot", "v5e:16x16", dict(fsdp=256), 256),
+  "joint_480p": Run("robot", "v5p:4x4x4", dict(fsdp=64), 64, changes=JOINT_480P),
+  "joint_480p_v5e": Run("robot", "v5e:16x16", dict(fsdp=256), 256, changes=JOINT_480P),
+}
+
+
+def get_config(name: str = "joint_480p") -> ConfigDict:
+  """`name`: one of `RUNS`."""
+  if name not in RUNS:
+    raise ValueError(f"no run {name!r}; there are {', '.join(RUNS)}")
+  run = RUNS[name]
+  config = curriculum.get_config("paper")
+  config.mesh.update(run.mesh)
+  config.train.update(batch_size=run.batch_size, grad_accum_steps=run.grad_accum_steps, chunks_per_clip=1)
+  config.model.remat = run.remat
+  config.order = (run.stage,)
+  stage = config.stages[run.stage]
+  stage.update(share=1.0, **run.changes)
+  config.stages = ConfigDict({run.stage: stage})
+  config.data.frames = max(stage.frames)
+  return config
