@@ -15,6 +15,7 @@ from data_pipelines.loader import Share, Steps
 from tests.training import toy
 
 BATCH = 8
+MET = 0.0  # when all processes had met
 
 
 def data(pause: float, index: int, count: int):
@@ -31,17 +32,18 @@ def data(pause: float, index: int, count: int):
   return iter(Steps([batches], Schedule(np.ones(1), np.ones(1), 1000, 0), count))
 
 
-class Noted:
+class Noted(grain.DatasetIterator):
   """An iterator that writes down which records came, and stops for good at a step if it is told to."""
 
   def __init__(self, batches, path: Path, hang: int):
+    super().__init__()
     self._batches, self._path, self._hang, self._count = batches, path, hang, 0
 
-  def __getattr__(self, name):
-    return getattr(self._batches, name)
+  def get_state(self):
+    return self._batches.get_state()
 
-  def __iter__(self):
-    return self
+  def set_state(self, state):
+    self._batches.set_state(state)
 
   def __next__(self):
     batch = next(self._batches)
@@ -59,6 +61,8 @@ def main(workdir: Path, steps: int, pause: float = 0.0, hang: int = 0) -> None:
   from kairos_jax.parallel.mesh import make_mesh, reader
 
   process.connect()
+  global MET
+  MET = time.monotonic()
   import jax
 
   from kairos_jax.training import claim_workdir, train
@@ -79,4 +83,5 @@ if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]), *map(float, sys.argv[3:4]), *map(int, sys.argv[4:5]))
   except KairosError as error:
     print(f"kairos: {error}", file=sys.stderr)
+    print(f"after {time.monotonic() - MET if MET else 0:.1f} s", file=sys.stderr)
     sys.exit(2)

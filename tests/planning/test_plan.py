@@ -44,6 +44,7 @@ def small():
   return compiled(few_layers(fsdp=4, seq=2), "v5e:2x4")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.tpu_backend
 @tpu[1]
 def test_the_step_holds_kernels_and_the_collectives_that_should_be_there(small):
@@ -54,6 +55,7 @@ def test_the_step_holds_kernels_and_the_collectives_that_should_be_there(small):
   assert small.memory["all"] < small.memory["hbm"]
 
 
+@pytest.mark.slow
 @pytest.mark.tpu_backend
 @tpu[1]
 def test_a_plan_is_consistent(small):
