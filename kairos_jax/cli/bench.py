@@ -366,18 +366,18 @@ def _codec_compiled(targets: list[str]) -> None:
   # For other machines: this one's devices are left alone, and its cache holds no such programs.
   os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_COMPILATION_CACHE="false")
   from kairos_jax.console import show
-  from kairos_jax.evaluation import codec_compiled
+  from kairos_jax.planning import autoencoder
   from pallas_kernels import check, chips
 
   for target in targets:
     if reason := check.missing(operations.known("target", target, chips.CHIPS)):
       raise KairosError(reason)
-  height, width = codec_compiled.SIZE
-  show(f"{codec_compiled.FRAMES} frames of {height} x {width}, layers in bfloat16")
+  height, width = autoencoder.SIZE
+  show(f"{autoencoder.FRAMES} frames of {height} x {width}, layers in bfloat16")
   show(f"{'':<7} {'target':<6} {'temporaries, GB':>15} {'TFLOP':>6} {'HBM, GB':>8} {'roofline, s':>11}  result")
   for target in targets:
     for what in ("encode", "decode"):
-      one = codec_compiled.compile_pass(target, what)
+      one = autoencoder.compile_pass(target, what)
       show(
         f"{what:<7} {target:<6} {one.temporaries / 1e9:>15.1f} {one.flops / 1e12:>6.0f} {one.hbm_bytes / 1e9:>8.0f} "
         f"{one.roofline_seconds:>11.2f}  compiled in {one.compile_seconds:.0f} s"

@@ -16,11 +16,11 @@ from jax.sharding import Mesh
 
 from kairos_jax import assembly
 from kairos_jax.errors import KairosError
-from kairos_jax.evaluation.codec_compiled import work as codec_work
 from kairos_jax.parallel import hlo
 from kairos_jax.parallel.mesh import make_mesh
 from kairos_jax.planning import program as program_lib
 from kairos_jax.planning import work as work_lib
+from kairos_jax.planning.autoencoder import work as codec_work
 from kairos_jax.planning.program import Program
 from kairos_jax.planning.topology import Slice
 from kairos_jax.training.run_config import MeshConfig, RunConfig, model_config

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kairos_jax import assembly
-from kairos_jax.evaluation import codec_compiled
+from kairos_jax.planning import autoencoder
 from pallas_kernels import check
 
 SMALL = dict(kind="wan", base=8, multipliers=(1, 2), blocks=1, time_halvings=1)
@@ -27,7 +27,7 @@ def test_work_is_that_of_convolutions_and_products_by_their_turns():
     np.zeros((2, 8, 8, 4), np.float32),
   )
   pixels = 2 * 8 * 8
-  flops, moved = codec_compiled.work(jax.make_jaxpr(program)(kernel, square, x).jaxpr)
+  flops, moved = autoencoder.work(jax.make_jaxpr(program)(kernel, square, x).jaxpr)
   assert flops == 5 * 2 * pixels * (9 * 4 * 6 + 6 * 4)
   assert moved == 5 * 4 * (2 * pixels * (4 + 6) + kernel.size + square.size)
 
@@ -36,8 +36,8 @@ def test_a_longer_video_is_so_many_more_turns():
   codec = assembly.make_codec(SMALL)
 
   def work(frames):
-    traced = codec_compiled._trace(codec, "decode", frames, (16, 16), None)
-    return np.array(codec_compiled.work(traced.jaxpr.jaxpr))
+    traced = autoencoder._trace(codec, "decode", frames, (16, 16), None)
+    return np.array(autoencoder.work(traced.jaxpr.jaxpr))
 
   one, three, nine = work(1), work(3), work(9)
   np.testing.assert_array_equal(nine - one, 4 * (three - one))
@@ -47,5 +47,5 @@ def test_a_longer_video_is_so_many_more_turns():
 @pytest.mark.tpu_backend
 @pytest.mark.skipif(check.missing("v5e") is not None, reason="libtpu is not installed")
 def test_a_small_pass_compiles_for_a_v5e():
-  found = codec_compiled.compile_pass("v5e", "encode", frames=5, size=(32, 32), codec=assembly.make_codec(SMALL))
+  found = autoencoder.compile_pass("v5e", "encode", frames=5, size=(32, 32), codec=assembly.make_codec(SMALL))
   assert found.temporaries > 0 and found.outputs > 0 and found.roofline_seconds >= found.flops / 197e12
