@@ -11,6 +11,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from kairos_jax import assembly
 from kairos_jax.flow.objective import Objective, ObjectiveConfig
