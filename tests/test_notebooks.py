@@ -18,7 +18,6 @@ SAYS = {  # what each prints, and how many episodes it is run on
   "04_transplant_a_memory": ("swa_dswa, layer 1, SWA", 2),
   "05_your_own_model": ("finite: True", 1),
 }
-PLAIN = ("01_probe_a_stream",)  # all of them take more than a plain run of the tests has
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +38,8 @@ def test_every_notebook_is_run():
   assert [path.stem for path in NOTEBOOKS] == list(SAYS)
 
 
-@pytest.mark.parametrize(
-  "path",
-  [pytest.param(path, marks=[] if path.stem in PLAIN else pytest.mark.slow, id=path.stem) for path in NOTEBOOKS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, grid, tiny_saved, tmp_path, monkeypatch, capsys):
   for needed in ("IPython", "sklearn"):
     pytest.importorskip(needed, reason=f"{needed} is not installed: it is in the extra `notebook`")

@@ -25,6 +25,7 @@ def toys(monkeypatch):
   monkeypatch.setattr(kernels_bench, "SECONDS", 0.0)
 
 
+@pytest.mark.slow
 def test_scaling_prints_and_writes(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(scaling, "TOWERS", {"hybrid": ("SWA",), "full attention": ("FA",)})
   monkeypatch.setattr(scaling, "RUNS", 1)

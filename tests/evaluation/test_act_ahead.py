@@ -12,6 +12,7 @@ TINY = "kairos-4B-robot-RoboTwin2.0@tiny"
 
 @pytest.mark.tpu_backend
 @pytest.mark.skipif(check.missing("v5e") is not None, reason="no compiler for TPUs here")
+@pytest.mark.slow
 def test_a_small_policy_for_a_tpu():
   whole, narrow = (act_ahead.compile_act(find(TINY), "v5e", kind, 4) for kind in ("bfloat16", "int8"))
   assert whole.chunk_seconds == pytest.approx(4 * whole.step_seconds)

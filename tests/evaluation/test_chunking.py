@@ -64,6 +64,7 @@ def test_a_chunk_is_taken_up_at_the_action_that_is_due(model, told, way, delay, 
       np.testing.assert_allclose(previous[0][:, :2] * 100, [[number, i] for i in range(4, 8)], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_a_delay_all_ways_but_guidance_are_one(model):
   seeds = chunking.episode_seeds(3)
   ways = [chunking.success(model, way, 0, seeds).tolist() for way in ("synchronous", "naive", "trained")]

@@ -1,11 +1,13 @@
 import jax
 import numpy as np
+import pytest
 
 from kairos_jax.evaluation import lora_step
 from kairos_jax.model.world_action import init_params
 from tests import tiny
 
 
+@pytest.mark.slow
 def test_a_step_of_a_tiny_model():
   towers = tiny.model_config(layers=("SWA", "GATED"))
   step = lora_step.measure(towers, rank=2, horizon=3)

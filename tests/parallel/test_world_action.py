@@ -15,7 +15,7 @@ from tests.parallel import devices
 from tests.parallel.test_ops import MESHES
 
 
-@pytest.mark.parametrize("name", ["joint", "stream"])
+@pytest.mark.parametrize("name", ["joint", pytest.param("stream", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mesh", MESHES)
 def test_towers_equal_one_device(mesh, name):
   errors = json.loads(devices.run("tests.parallel.test_world_action", mesh, name).splitlines()[-1])

@@ -48,6 +48,7 @@ def test_choices_follow_the_memory_that_decides(model):
     probing.choices(model, 6, names)
 
 
+@pytest.mark.slow
 def test_drift_is_imagination_frame_by_frame(model, video):
   stream = model.prefill(video, "push")
   found = probing.drift(model, stream, [0, 2, 5], seed=3)

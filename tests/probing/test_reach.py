@@ -50,6 +50,7 @@ def test_beyond_the_reach_the_gradient_is_zero(layers, of):
   assert found.plot().get_xlabel() == "seconds into the past"
 
 
+@pytest.mark.slow
 def test_the_gradient_is_the_difference_quotient():
   model = WorldModel(tiny.saved(tiny.model_config(layers=("SWA", "DSWA"), video_frames=1)))
   found = probing.reach(model, VIDEO[:, :9], "push", STATE, directions=64)

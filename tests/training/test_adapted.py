@@ -52,6 +52,7 @@ def test_adapters_alone_are_trained_and_saved_and_merged_in_the_model(base, tmp_
   jax.tree.map(np.testing.assert_array_equal, lora.merge(before, adapters, scale), after)
 
 
+@pytest.mark.slow
 def test_named_parameters_train_beside_the_adapters(base, tmp_path):
   curriculum.run(tuned(base, lora={**LORA, "beside": ("action/head/*",)}), tmp_path)
   state = load_params(tmp_path / "robot/checkpoints")

@@ -27,6 +27,7 @@ def short(config):
   return config
 
 
+@pytest.mark.slow
 def test_an_own_model_is_tuned_by_adapters_on_another_robot(model, tmp_path):
   build(tmp_path, dict(turned_robot=2), seed=0, size=16)
   config = short(finetune.get_config(f"lerobot={tmp_path}/turned_robot,lora,from={model}"))

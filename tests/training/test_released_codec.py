@@ -32,6 +32,7 @@ def config_of(folder, **codec):
   return config
 
 
+@pytest.mark.slow
 def test_a_step_on_frozen_released_weights(tmp_path):
   codec = assembly.make_codec(WAN)
   hollow = jax.tree.map(lambda x: np.broadcast_to(np.uint8(0), x.shape), codec.param_shapes())
