@@ -33,7 +33,7 @@ def soft_mask(horizon: int, delay: Int[Array, "*B"], execute: Int[Array, "*B"]) 
   delay, execute = jnp.asarray(delay)[..., None], jnp.asarray(execute)[..., None]
   place = jnp.arange(horizon)
   falling = jnp.clip((delay - 1 - place) / (horizon - execute - delay + 1) + 1, 0.0, 1.0)
-  weight = falling * jnp.expm1(falling) / jnp.expm1(1.0)
+  weight = jnp.where(place < delay, 1.0, falling * jnp.expm1(falling) / jnp.expm1(1.0))
   return jnp.where(place < horizon - execute, weight, 0.0)
 
 
