@@ -2,7 +2,7 @@
 
 usage:
   kairos demo [--out=runs/demo] [--seed=0]     12 minutes on 2 CPU cores
-  kairos demo --quick [--out=runs/demo_quick]  all of it in 2 minutes: half the layers, too little training to be good
+  kairos demo --quick [--out=runs/demo_quick]  all of it in 4 minutes: half the layers, too little training to be good
 
 Renders the data, trains the three stages, drives the robot in closed loop, imagines video, and writes report.html.
 Interrupted, it goes on when called again.
