@@ -1,6 +1,7 @@
 """Files that are either whole or not there: every writer of this package goes through here."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -80,6 +81,12 @@ _TYPES = frozenset(
   "bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 bfloat16 float32 float64 complex64".split()
 )
 _NARROW = ("F8_", "F6_", "F4")  # how the format names floats of a byte or less
+
+
+def sha256(path: str | os.PathLike) -> str:
+  """Of a file's content, in hexadecimal."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: pathlib.Path) -> None:

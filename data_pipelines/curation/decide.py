@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -93,8 +92,7 @@ def read(workspace: Workspace) -> Iterator[Entry]:
 
 def digest(workspace: Workspace) -> str:
   """Of the decisions as a whole."""
-  with (workspace.folder / DECISIONS).open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+  return files.sha256(workspace.folder / DECISIONS)
 
 
 def _all(workspace: Workspace, parts: int) -> Iterator[tuple[str, Entry]]:

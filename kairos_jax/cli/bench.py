@@ -139,9 +139,11 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
       understanding.main()
       return 0
     case ["collectives"]:
+      operations.compile_for_others()
+      from kairos_jax.console import show
       from kairos_jax.planning import collectives
 
-      print(collectives.table(list(collectives.measure())))
+      show(collectives.table(list(collectives.measure())))
       return 0
     case ["lora"]:
       _lora()
@@ -336,8 +338,7 @@ def _chunking(folders: list[str], asked: list[str] | None, episodes: int, out: P
 
 
 def _act(name: str | None, targets: list[str], bits: list[str]) -> None:
-  # For other machines: this one's devices are left alone, and its cache holds no such programs.
-  os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_COMPILATION_CACHE="false")
+  operations.compile_for_others()
   from kairos_jax.console import show
   from kairos_jax.evaluation import act_ahead, rehearsal
   from kairos_jax.released import catalog
@@ -363,8 +364,7 @@ _KINDS = {"16": "bfloat16", "8": "int8", "4": "int4"}
 
 
 def _codec_compiled(targets: list[str]) -> None:
-  # For other machines: this one's devices are left alone, and its cache holds no such programs.
-  os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_COMPILATION_CACHE="false")
+  operations.compile_for_others()
   from kairos_jax.console import show
   from kairos_jax.planning import autoencoder
   from pallas_kernels import check, chips

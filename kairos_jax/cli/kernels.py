@@ -14,7 +14,6 @@ targets need libtpu, but no TPU; sm90 needs the `sm90` extra, but no GPU, and is
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 
 from absl import flags
@@ -44,8 +43,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   if arguments not in (["check"], ["tune"]):
     raise KairosError(f"kernels takes one of check, tune; got {' '.join(arguments) or 'nothing'}")
   if arguments == ["check"]:
-    # For other machines: this one's devices are left alone, and its cache holds no such programs.
-    os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_COMPILATION_CACHE="false")
+    operations.compile_for_others()
   if arguments == ["tune"] and not values.op:
     from pallas_kernels import workload
 

@@ -1,9 +1,15 @@
-"""Which operations and cases of the kernels a command line means."""
+"""What the commands that compile and time kernels share: which ones a line means, and for whom they are compiled."""
 
+import os
 from collections.abc import Iterable
 
 from kairos_jax.cli.arguments import did_you_mean
 from kairos_jax.errors import KairosError
+
+
+def compile_for_others() -> None:
+  """Before JAX is imported: programs are for other machines, so this one's devices and cache are left alone."""
+  os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_COMPILATION_CACHE="false")
 
 
 def known(what: str, name: str, names: Iterable[str]) -> str:

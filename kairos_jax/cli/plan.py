@@ -1,8 +1,8 @@
 """Says whether and how a run fits a slice of accelerators that is not here, before it is rented.
 
 usage:
-  kairos plan --config=experiments/pods.py:joint_480p_v5p --topology=v5p:4x4x4 [--slices=2] [--search] [--json]
-  kairos plan --config=experiments/pods.py:joint_480p_v5e8 --topology=v5e:2x4 --what=sample
+  kairos plan --config=experiments/pods.py:joint_480p --topology=v5p:4x4x4 [--slices=2] [--search] [--json]
+  kairos plan --config=experiments/pods.py:joint_480p_v5e --config.mesh.fsdp=8 --topology=v5e:2x4 --what=sample
 
 The real training step of a stage (or the real sampler of a video, with --what=sample) is compiled for the slice, with
 its kernels and collectives; no accelerator is needed. Shown are the memory of a device, what each axis of the mesh
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from kairos_jax.cli import arguments
+from kairos_jax.cli import arguments, operations
 from kairos_jax.errors import KairosError
 
 
@@ -47,6 +47,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> int:
     raise KairosError(f"plan takes flags only; got {' '.join(positional)}")
   if values.config is None or values.topology is None:
     raise KairosError("plan needs --config=FILE.py and --topology=CHIP:SHAPE")
+  operations.compile_for_others()
   from kairos_jax import console
   from kairos_jax.planning import plan, program, report, topology
 

@@ -98,7 +98,7 @@ def compile_act(released: Released, target: str, kind: str, steps: int) -> Ahead
   with check.pretend(chip):
     account = jax.jit(act).trace(*placed).lower().compile().memory_analysis()
   seconds = time.monotonic() - begin
-  size, read = _bytes(params), _bytes(memory.action)
+  size, read = low_bit.nbytes(params), low_bit.nbytes(memory.action)
   keys = sum(math.prod(x.shape[:4]) for x in jax.tree.leaves(memory.action)) // 2  # of all layers
   matrices = sum(math.prod(x.shape) for path, x in _flat(params) if path.endswith(("kernel", "qvalue")))
   layers = len(video.layers)
@@ -128,9 +128,3 @@ def _params(config: Any, kind: str) -> Any:
 
 def _flat(params: Any) -> list[tuple[str, Any]]:
   return list(low_bit.flatten(params).items())
-
-
-def _bytes(tree: Any) -> int:
-  """Two numbers of 4 bits are a byte."""
-  leaves = jax.tree.leaves(tree)
-  return sum(math.prod(x.shape) * (1 if x.dtype == jnp.int4 else 2 * x.dtype.itemsize) // 2 for x in leaves)

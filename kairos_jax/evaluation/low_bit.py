@@ -73,7 +73,7 @@ def compare(
   spread = None if actions[0] is None else np.sqrt(np.square(actions[1] - actions[0]).mean()) / actions[0].std()
   return Report(
     narrow.low_bit.kind,
-    _bytes(narrow.params),
+    low_bit.nbytes({tower: narrow.params[tower] for tower in _TOWERS if tower in narrow.params}),
     2 * sum(math.prod(x.shape) for tower in _TOWERS for x in jax.tree.leaves(saved.params.get(tower, {}))),
     _weight_errors(saved.params, narrow.params),
     {name: _off(outputs[0][name], outputs[1][name]) for name in outputs[0]},
@@ -129,9 +129,3 @@ def _weight_errors(params: Any, narrow: Any) -> dict[str, float]:
 def _off(whole: Array, other: Array) -> float:
   whole, other = (np.asarray(x, np.float64) for x in (whole, other))
   return float(np.linalg.norm(other - whole) / np.linalg.norm(whole))
-
-
-def _bytes(params: Any) -> int:
-  """Of the towers; two numbers of 4 bits are a byte."""
-  flat = low_bit.flatten({tower: params[tower] for tower in _TOWERS if tower in params})
-  return sum(x.size // 2 if x.dtype == jnp.int4 else x.size * x.dtype.itemsize for x in flat.values())

@@ -1,12 +1,8 @@
 """Imagining without end: a video that is streamed segment after segment, and what each segment costs."""
 
-import os
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -16,6 +12,7 @@ from jaxtyping import UInt8
 from kairos_jax import seeds
 from kairos_jax.errors import KairosError
 from kairos_jax.model.memory import require_constant_size
+from kairos_jax.resident import resident_bytes
 from kairos_jax.runtime.stream import Stream
 from kairos_jax.runtime.world_model import WorldModel
 
@@ -94,14 +91,6 @@ def segments(
     pixels, stream = model.decode(stream, latents)
     stream = jax.block_until_ready(model.extend_latents(stream, latents))  # so that its time is this segment's
     yield pixels
-
-
-def resident_bytes() -> int:
-  """Memory that this process holds now; its peak so far where there is no /proc."""
-  try:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-  except FileNotFoundError:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def timed(

@@ -5,7 +5,6 @@ they are exported again. They take one episode of the saved picture size. `polic
 needs JAX, numpy and flatbuffers alone.
 """
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import shutil
@@ -101,7 +100,7 @@ def export(
     "steps": steps,
     "prompts": {text: _values(model.encoder.tokenize([text])) for text in prompts},
     "weights": [{"name": name, "dtype": leaves[name].dtype.name} for name in order],
-    "sha256": {name: _sha256(folder / name) for name in names},
+    "sha256": {name: files.sha256(folder / name) for name in names},
   }
   files.write_json(folder / "manifest.json", manifest)
   return manifest
@@ -157,8 +156,3 @@ def _program(name: str, function: Callable, arguments: tuple, platform: str) -> 
 def _values(tokens: Any) -> list[dict[str, Any]]:
   """Tokens as JSON values."""
   return [{"dtype": leaf.dtype.name, "values": np.asarray(leaf).tolist()} for leaf in jax.tree.leaves(tokens)]
-
-
-def _sha256(path: Path) -> str:
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()

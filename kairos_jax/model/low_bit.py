@@ -101,6 +101,11 @@ def flatten(params: Params) -> dict[str, Any]:
   return flat
 
 
+def nbytes(tree: Any) -> int:
+  """Of arrays or their shapes; two numbers of 4 bits are a byte."""
+  return sum(x.size // 2 if x.dtype == jnp.int4 else x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
 def unflatten(flat: Mapping[str, Any]) -> Params:
   """The inverse of `flatten`."""
   whole: dict[str, Any] = {}

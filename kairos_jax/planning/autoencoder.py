@@ -1,8 +1,6 @@
 """A pass of the Wan2.1 autoencoder, compiled for a chip that need not be here: memory, work, least time."""
 
-import math
 import time
-from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,6 +9,7 @@ from jax.sharding import SingleDeviceSharding
 
 from kairos_jax import assembly
 from kairos_jax.interfaces import VideoCodec, num_latents
+from kairos_jax.planning import work
 from pallas_kernels import check, chips
 
 FRAMES, SIZE = 81, (720, 1280)  # of one pass
@@ -47,7 +46,7 @@ def compile_pass(
   with check.pretend(chip):
     traced = _trace(codec, what, frames, size, SingleDeviceSharding(check.device(chip)))
     memory = traced.lower().compile().memory_analysis()
-  flops, hbm_bytes = work(traced.jaxpr.jaxpr)
+  flops, hbm_bytes = work.of_program(traced.jaxpr.jaxpr)
   return Pass(
     what,
     memory.temp_size_in_bytes,
@@ -70,37 +69,3 @@ def _trace(codec: Any, what: Direction, frames: int, size: tuple[int, int], shar
   params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=sharding), codec.param_shapes())
   run = lambda params, x: getattr(codec, what)(params, x)[0]  # noqa: E731
   return jax.jit(run).trace(params, jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding))
-
-
-def work(jaxpr: Any) -> tuple[int, int]:
-  """Operations of a program's convolutions and products, and bytes that these read and write; loops by their turns."""
-  flops = moved = 0
-  for eqn in jaxpr.eqns:
-    shapes = [x.aval for x in (*eqn.invars, *eqn.outvars)]
-    match eqn.primitive.name:
-      case "conv_general_dilated":
-        kernel = shapes[1].shape
-        flops += 2 * shapes[-1].size * math.prod(kernel) // kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
-        moved += sum(x.size * x.dtype.itemsize for x in shapes)
-      case "dot_general":
-        (summed, _), _ = eqn.params["dimension_numbers"]
-        flops += 2 * shapes[-1].size * math.prod(shapes[0].shape[i] for i in summed)
-        moved += sum(x.size * x.dtype.itemsize for x in shapes)
-      case "cond":  # one branch for each platform; they do the same
-        some, bytes_of = max(work(branch.jaxpr) for branch in eqn.params["branches"])
-        flops, moved = flops + some, moved + bytes_of
-      case name:
-        for inner in _inner(eqn):
-          turns = eqn.params["length"] if name == "scan" else 1
-          some, bytes_of = work(inner)
-          flops, moved = flops + turns * some, moved + turns * bytes_of
-  return flops, moved
-
-
-def _inner(eqn: Any) -> Iterator[Any]:
-  """Programs that an operation runs."""
-  for value in eqn.params.values():
-    if hasattr(value, "eqns"):
-      yield value
-    elif hasattr(value, "jaxpr"):
-      yield value.jaxpr

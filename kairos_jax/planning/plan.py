@@ -16,11 +16,11 @@ from jax.sharding import Mesh
 
 from kairos_jax import assembly
 from kairos_jax.errors import KairosError
+from kairos_jax.interfaces import num_latents
 from kairos_jax.parallel import hlo
 from kairos_jax.parallel.mesh import make_mesh
 from kairos_jax.planning import program as program_lib
 from kairos_jax.planning import work as work_lib
-from kairos_jax.planning.autoencoder import work as codec_work
 from kairos_jax.planning.program import Program
 from kairos_jax.planning.topology import Slice
 from kairos_jax.training.run_config import MeshConfig, RunConfig, model_config
@@ -106,7 +106,7 @@ def meshes(run: RunConfig, place: Slice, stage: str) -> Iterator[MeshConfig]:
   towers, devices = model_config(run, with_actions=run.stages[stage].actions).video, len(place.devices)
   codec = assembly.make_codec(run.codec)
   frames = max(run.stages[stage].frames or (run.data.frames,))
-  latents = program_lib.num_latents(codec, frames)
+  latents = num_latents(codec, frames)
   splits = [n for n in range(1, devices + 1) if devices % n == 0]
   found = []
   for seq, tensor in itertools.product(splits, splits):
@@ -231,7 +231,7 @@ def _encoding(run: RunConfig, found: Program) -> float:
   codec = assembly.make_codec(run.codec)
   video = jax.ShapeDtypeStruct((1, *(found.pixels or ())), "uint8")
   traced = jax.make_jaxpr(lambda params, video: codec.encode(params, video)[0])(found.codec, video)
-  return codec_work(traced.jaxpr)[0]
+  return work_lib.of_program(traced.jaxpr)[0]
 
 
 def _reason(error: Exception) -> str:

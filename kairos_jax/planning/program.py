@@ -16,7 +16,7 @@ from kairos_jax import assembly
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import Objective
 from kairos_jax.flow.sampler import sample_video
-from kairos_jax.flow.schedule import Schedule
+from kairos_jax.flow.schedule import flow_schedule, video_shift
 from kairos_jax.interfaces import Context, num_latents
 from kairos_jax.model import WorldActionConfig, WorldActionModel
 from kairos_jax.model.world_action import init_params
@@ -186,7 +186,8 @@ def sampler(
     return jax.ShapeDtypeStruct(shape, kind, sharding=one)
 
   context = Context(array(1, contexts.tokens, contexts.text_dim), array(1, contexts.tokens, kind=bool))
-  schedule = Schedule(np.linspace(1, 1 / steps, steps, dtype=np.float32))
+  tokens = towers.video.tokens_per_frame(*rows)
+  schedule = flow_schedule(steps, video_shift(tokens, frames))
 
   def run_sampler(params: Any, noise: Any, positive: Context, negative: Context) -> Any:
     return sample_video(model, params, noise, schedule, positive, guidance=5.0, negative=negative)[0]
@@ -195,7 +196,7 @@ def sampler(
   with jax.set_mesh(mesh):
     traced = jax.jit(run_sampler, donate_argnums=1).trace(weights, noise, context, context)
     lowered = traced.lower()
-  clip = Clip(frames, towers.video.tokens_per_frame(*rows), contexts.tokens)
+  clip = Clip(frames, tokens, contexts.tokens)
   kinds = dict(parameters=_bytes(weights), batch=_bytes((noise, context, context)))
   return Program(lowered, clip, 1, shapes, {}, None, kinds, trains=False, passes=2 * steps)
 

@@ -1,7 +1,8 @@
-"""Operations and least memory traffic of a pass through the towers, by formula."""
+"""Operations and least memory traffic: of a pass through the towers by formula, of any program by its products."""
 
 import fnmatch
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -102,3 +103,37 @@ def of_clip(towers: WorldActionConfig, shapes: dict[str, Any], clip: Clip) -> Wo
   if towers.action is not None:
     dense += 4 * clip.actions * (clip.context + 1) * towers.action.attention_dim * len(video.layers)
   return Work(dense, kernels, backward, moved)
+
+
+def of_program(jaxpr: Any) -> tuple[int, int]:
+  """Operations of a program's convolutions and products, and bytes that these read and write; loops by their turns."""
+  flops = moved = 0
+  for eqn in jaxpr.eqns:
+    shapes = [x.aval for x in (*eqn.invars, *eqn.outvars)]
+    match eqn.primitive.name:
+      case "conv_general_dilated":
+        kernel = shapes[1].shape
+        flops += 2 * shapes[-1].size * math.prod(kernel) // kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+        moved += sum(x.size * x.dtype.itemsize for x in shapes)
+      case "dot_general":
+        (summed, _), _ = eqn.params["dimension_numbers"]
+        flops += 2 * shapes[-1].size * math.prod(shapes[0].shape[i] for i in summed)
+        moved += sum(x.size * x.dtype.itemsize for x in shapes)
+      case "cond":  # one branch for each platform; they do the same
+        some, bytes_of = max(of_program(branch.jaxpr) for branch in eqn.params["branches"])
+        flops, moved = flops + some, moved + bytes_of
+      case name:
+        for inner in _inner(eqn):
+          turns = eqn.params["length"] if name == "scan" else 1
+          some, bytes_of = of_program(inner)
+          flops, moved = flops + turns * some, moved + turns * bytes_of
+  return flops, moved
+
+
+def _inner(eqn: Any) -> Iterator[Any]:
+  """Programs that an operation runs."""
+  for value in eqn.params.values():
+    if hasattr(value, "eqns"):
+      yield value
+    elif hasattr(value, "jaxpr"):
+      yield value.jaxpr

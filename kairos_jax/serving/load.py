@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -11,13 +10,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import websockets.asyncio.client
 
 from kairos_jax.errors import KairosError
+from kairos_jax.resident import resident_bytes
 from kairos_jax.serving.client import AsyncClient, ServerError, pack
 
 STARTS = 600.0  # seconds in which a server must have compiled
@@ -188,7 +187,7 @@ class Process:
   def resident_bytes(self) -> int:
     """Memory that it holds (Linux)."""
     assert self._process is not None  # it was started
-    return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resident_bytes(self._process.pid)
 
   def send(self, number: signal.Signals) -> None:
     """Sends a signal."""

@@ -14,9 +14,7 @@ import hashlib
 import http
 import io
 import json
-import os
 import re
-import signal
 import socket
 import tempfile
 import time
@@ -37,7 +35,9 @@ from websockets.http11 import Response
 
 from kairos_jax import media
 from kairos_jax.errors import KairosError
+from kairos_jax.resident import resident_bytes
 from kairos_jax.runtime import WorldModel
+from kairos_jax.serving.signals import on_signal
 from kairos_jax.serving.worlds import Worlds
 
 _WAITING = 8  # frames that wait for a viewer at most
@@ -157,10 +157,8 @@ class Playground:
   async def run(self, ready: asyncio.Event | None = None, stop: asyncio.Event | None = None) -> None:
     """Compiles, listens until SIGTERM, SIGINT or `stop`, and returns."""
     stop = stop or asyncio.Event()
-    loop, options = asyncio.get_running_loop(), self._options
-    for name in (signal.SIGTERM, signal.SIGINT):
-      with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):  # not in the main thread
-        loop.add_signal_handler(name, stop.set)
+    options = self._options
+    on_signal(stop)
     await self._on_device(self._warm_up)
     server = await serve(
       self._watch,
@@ -407,7 +405,7 @@ class Playground:
           numbers = {
             "fps": sum(now - t < 5.0 for t in show.times) / 5.0,
             "segment_ms": 1000 * show.seconds,
-            "memory": _resident(),
+            "memory": resident_bytes(),
             "stream": await self._on_device(self._worlds.nbytes, name),
             "viewers": len(viewers),
             "worlds": list(self._shows),
@@ -491,11 +489,3 @@ def _mp4(frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> bytes:
     path = Path(folder, "world.mp4")
     media.write_mp4(path, frames, fps, scale=max(1, 384 // frames.shape[1]))
     return path.read_bytes()
-
-
-def _resident() -> int:
-  """Memory that this process holds; 0 where there is no /proc."""
-  try:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-  except FileNotFoundError:
-    return 0

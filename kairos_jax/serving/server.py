@@ -14,7 +14,6 @@ import dataclasses
 import hmac
 import http
 import importlib.metadata
-import signal
 import time
 import uuid
 from collections.abc import Mapping
@@ -33,6 +32,7 @@ from kairos_jax.serving.engine import Engine
 from kairos_jax.serving.legacy import Legacy
 from kairos_jax.serving.metrics import Metrics
 from kairos_jax.serving.observation import MAX_NAME, Reader, text
+from kairos_jax.serving.signals import on_signal
 
 OMNI_PATH = "/v1/realtime/robot/openpi"  # vllm-omni's; there a reset is answered in msgpack, elsewhere in text
 _RESET = "reset successful"
@@ -88,10 +88,8 @@ class Server:
   async def run(self, ready: asyncio.Event | None = None, stop: asyncio.Event | None = None) -> None:
     """Compiles, listens until SIGTERM, SIGINT or `stop`, answers what was accepted, and returns."""
     stop = stop or asyncio.Event()
-    loop, options = asyncio.get_running_loop(), self._options
-    for name in (signal.SIGTERM, signal.SIGINT):
-      with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):  # not in the main thread
-        loop.add_signal_handler(name, stop.set)
+    options = self._options
+    on_signal(stop)
     await asyncio.to_thread(self._dispatcher.start)
     if options.metrics_port is not None:
       self._metrics.listen(options.host, options.metrics_port)

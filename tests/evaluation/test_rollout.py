@@ -12,6 +12,7 @@ from kairos_jax.errors import KairosError
 from kairos_jax.evaluation import rollout
 from kairos_jax.evaluation.rollout import Cost
 from kairos_jax.model.memory import require_constant_size
+from kairos_jax.resident import resident_bytes
 from kairos_jax.runtime import WorldModel
 from tests import tiny
 
@@ -126,7 +127,7 @@ def test_summary():
 
 
 def test_resident_memory_is_that_of_this_process():
-  before = rollout.resident_bytes()
+  before = resident_bytes()
   block = np.ones(64 * 2**20, np.uint8)
-  assert 50e6 < rollout.resident_bytes() - before < 200e6
+  assert 50e6 < resident_bytes() - before < 200e6
   del block

@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-import os
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from kairos_jax.planning import topology
 from pallas_kernels.gated_delta import gated_delta
 from pallas_kernels.window_attention import MaskRule, window_attention
 
@@ -21,13 +21,7 @@ pytestmark = [
 
 @functools.cache
 def mesh():
-  from jax.experimental import topologies
-
-  os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1", TPU_LOG_DIR="disabled")
-  os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-  os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
-  os.environ.setdefault("TPU_WORKER_ID", "0")
-  found = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
+  found = topology.find("v5e:2x4").devices
   return Mesh(np.array(found).reshape(2, 4), ("data", "seq"), axis_types=(AxisType.Auto,) * 2)
 
 
