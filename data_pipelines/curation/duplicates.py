@@ -2,7 +2,8 @@
 
 Two clips are compared where a half of some hash of theirs is the same, 32 bits; of a recoded copy's many frames some
 always are. They are duplicates if, one laid over the other at the offset in time where such hashes meet, their hashes
-differ by few bits on average. Memory is some 16 bytes a hash, so that a million clips of 20 s fit into 4 GB.
+differ by few bits on average; a copy cut between two ticks of the hashes is late by up to a half of one, so that each
+hash looks at its neighbors too. Memory is some 16 bytes a hash, so that a million clips of 20 s fit into 4 GB.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int, UInt32, UInt64
 
 from data_pipelines.curation import hashing
 
-VERSION = 1
+VERSION = 2
 _CROWD = 32  # hashes that share a half: beyond this many it tells nothing (a title card, a test pattern)
 
 
@@ -83,7 +84,8 @@ def find(
 def _candidates(hashes: UInt64[np.ndarray, "N"], starts: Int[np.ndarray, "K_1"]) -> Sequence[tuple[int, int, int]]:
   """Pairs of clips, the first before the second, and the second's start in the first, the most frequent ones first.
 
-  A pair that meets but once at an offset does so by chance: among a million clips there are many.
+  A pair that meets but once at an offset, or at it and the next, does so by chance: among a million clips there are
+  many.
   """
   begins_clip = np.zeros(len(hashes), bool)
   begins_clip[starts[:-1][np.diff(starts) > 0]] = True
@@ -103,6 +105,11 @@ def _candidates(hashes: UInt64[np.ndarray, "N"], starts: Int[np.ndarray, "K_1"])
       meetings += _meetings((keys >> np.uint64(32)).astype(np.uint32), keys.astype(np.uint32), starts)
   # NOTE: places ascend within a half, so the first clip of a pair is the one with the lower number.
   every, counts = np.unique(np.concatenate(meetings), axis=0, return_counts=True)
+  # A copy cut between two ticks meets now at one offset, now at the next: both count for either.
+  adjacent = (np.diff(every, axis=0) == (0, 0, 1)).all(axis=1)
+  own = counts.copy()
+  counts[1:] += np.where(adjacent, own[:-1], 0)
+  counts[:-1] += np.where(adjacent, own[1:], 0)
   order = np.argsort(-counts, kind="stable")
   return [(int(a), int(b), int(offset)) for a, b, offset in every[order[counts[order] > 1]]]
 
@@ -127,16 +134,17 @@ def _meetings(
 
 
 def _apart(first: UInt64[np.ndarray, "N"], second: UInt64[np.ndarray, "M"], offset: int, rule: Rule) -> float | None:
-  """Mean bits that differ with the second laid over the first at an offset; None if that is no match."""
+  """Mean bits that differ with the second laid over the first at an offset, give or take one; None if no match."""
   start, stop = max(0, offset), min(len(first), len(second) + offset)
   shorter = min(len(first), len(second))
   if stop - start < max(rule.share * shorter, min(rule.seconds * hashing.HZ, shorter)):
     return None
-  ours, theirs = first[start:stop], second[start - offset : stop - offset]
-  told = (ours != 0) | (theirs != 0)  # two frames without contrast agree on nothing
+  ours, places = first[start:stop], np.arange(start, stop) - offset
+  near = second[np.clip(places + np.array([[-1], [0], [1]]), 0, len(second) - 1)]
+  told = (ours != 0) | (near[1] != 0)  # two frames without contrast agree on nothing
   if told.sum() < 2:
     return None
-  bits = float(hashing.distance(ours[told], theirs[told]).mean())
+  bits = float(hashing.distance(ours[told], near[:, told]).min(axis=0).mean())
   return bits if bits <= rule.bits else None
 
 

@@ -32,7 +32,7 @@ def signature(view: View) -> UInt64[np.ndarray, "N"]:
   return np.where(small.std(axis=(1, 2)) < _CONTRAST, np.uint64(0), hashes)
 
 
-def distance(first: UInt64[np.ndarray, "*N"], second: UInt64[np.ndarray, "*N"]) -> Int[np.ndarray, "*N"]:
+def distance(first: UInt64[np.ndarray, "*#N"], second: UInt64[np.ndarray, "*#N"]) -> Int[np.ndarray, "*N"]:
   """Bits that differ."""
   return np.bitwise_count(first ^ second).astype(int)
 

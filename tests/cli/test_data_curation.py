@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def raw(tmp_path):
   write_video(tmp_path / "raw/a.mp4", np.concatenate([scene(1, 6), scene(2, 7)]), 10)
   (tmp_path / "raw/a.txt").write_text("Hands cut an onion in a kitchen.")
-  write_video(tmp_path / "raw/b.mp4", scene(2, 6.5)[3:, ::2, ::2], 10)
+  write_video(tmp_path / "raw/b.mp4", scene(2, 6.5)[3:, ::2, ::2], 10, crf="18")
   (tmp_path / "raw/c.mp4").write_bytes(b"nothing")
   return tmp_path / "raw"
 

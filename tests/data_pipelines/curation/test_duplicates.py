@@ -58,6 +58,15 @@ def test_a_changed_copy_is_found_among_others(change):
   assert (match.copy, match.kept) == (6, 2) and match.bits <= 8
 
 
+@pytest.mark.parametrize("cut", range(1, 10))
+def test_a_copy_cut_between_two_ticks_is_found_with_room_to_spare(cut):
+  # Ten frames a second and eight hashes: no two clips of it are hashed at the same moments unless cut by five.
+  clips = [moving(seed) for seed in range(3)]
+  copy = resized(clips[1][cut:], 45, 80)
+  (match,) = found([signature(clip, 10.0) for clip in [*clips, copy]])
+  assert (match.copy, match.kept) == (3, 1) and match.bits <= 4
+
+
 def test_the_best_of_a_group_stays_and_the_first_of_equals():
   first, other = signature(moving(1)), signature(moving(2))
   group = [first, other, first, first[2:]]
