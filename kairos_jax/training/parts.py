@@ -14,12 +14,13 @@ from jaxtyping import UInt8
 from data_pipelines import embodiments
 from data_pipelines.contents import Contents
 from data_pipelines.curriculum.buckets import Resolution, Shapes
+from data_pipelines.normalize import EmbodimentNormalizer
 from data_pipelines.records import Clip
 from data_pipelines.source import Source
 from kairos_jax import console, files
 from kairos_jax.errors import KairosError
 from kairos_jax.interfaces import ContextEncoder, VideoCodec, num_frames, num_latents
-from kairos_jax.interop import codec_weights
+from kairos_jax.interop import codec_weights, saved_model
 from kairos_jax.model import WorldActionConfig
 from kairos_jax.model.initialize import interpolate_video
 from kairos_jax.model.world_action import init_params
@@ -107,6 +108,18 @@ def take_codec(codec: VideoCodec, start: Params, path: Path, where: str, weights
   if other := [row for row in rows if row.what != "taken"]:
     raise KairosError(f"init_from {where}: its codec is of another kind than config key codec: {other[0].name}")
   _write_codec(path, taken["codec"])
+
+
+def check_units(init_from: str | None, normalizers: Mapping[str, EmbodimentNormalizer]) -> None:
+  """KairosError if a start that is a saved model has a robot in other units than the run, whose actions it gives."""
+  for path in (init_from or "").split(","):
+    if not any(Path(path, *inner, "model.json").exists() for inner in ((), ("model",))):
+      continue
+    for name, known in saved_model.outline(path)[1].embodiments.items():
+      if name in normalizers and normalizers[name].to_json() != known.to_json():
+        raise KairosError(
+          f"{path} has {name} in other units than these data; allowed to distill it: those it learned of"
+        )
 
 
 def _write_codec(path: Path, params: Params) -> None:
