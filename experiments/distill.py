@@ -36,6 +36,7 @@ def get_config(what: str = "video") -> ConfigDict:
   config.model.action = ConfigDict(finetune.tower_fields(saved, "action"))
   config.model.video_times = VIDEO_TIMES if tower == "video" else tuple(saved.get("video_times", ()))
   config.model.action_times = ACTION_TIMES if tower == "actions" else tuple(saved.get("action_times", ()))
+  config.data.units = start if saved else None  # the teacher's actions are in them
   config.train.ema_decay = 0.99
   config.train.chunks_per_clip = 8
   config.optimizer = ConfigDict(

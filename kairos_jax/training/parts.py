@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from data_pipelines import embodiments
 from data_pipelines.contents import Contents
 from data_pipelines.curriculum.buckets import Resolution, Shapes
-from data_pipelines.normalize import EmbodimentNormalizer
+from data_pipelines.normalize import EmbodimentNormalizer, make_normalizers
 from data_pipelines.records import Clip
 from data_pipelines.source import Source
 from kairos_jax import console, files
@@ -110,16 +110,11 @@ def take_codec(codec: VideoCodec, start: Params, path: Path, where: str, weights
   _write_codec(path, taken["codec"])
 
 
-def check_units(init_from: str | None, normalizers: Mapping[str, EmbodimentNormalizer]) -> None:
-  """KairosError if a start that is a saved model has a robot in other units than the run, whose actions it gives."""
-  for path in (init_from or "").split(","):
-    if not any(Path(path, *inner, "model.json").exists() for inner in ((), ("model",))):
-      continue
-    for name, known in saved_model.outline(path)[1].embodiments.items():
-      if name in normalizers and normalizers[name].to_json() != known.to_json():
-        raise KairosError(
-          f"{path} has {name} in other units than these data; allowed to distill it: those it learned of"
-        )
+def units(sources: Mapping[str, Source], kept: str | None) -> Mapping[str, EmbodimentNormalizer]:
+  """What maps each robot's units to the model's: from the sources, or the own ones of a saved model that are kept."""
+  ours = make_normalizers(sources)
+  known = saved_model.outline(kept)[1].embodiments if kept else {}
+  return {name: known.get(name, normalizer) for name, normalizer in ours.items()}
 
 
 def _write_codec(path: Path, params: Params) -> None:

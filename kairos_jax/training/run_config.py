@@ -32,13 +32,18 @@ Weights = Mapping[str, Annotated[float, Range(0)]]
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-  """What is read: {folder}/{source} for each source, in samples of `frames` frames at `video_fps` Hz."""
+  """What is read: {folder}/{source} for each source, in samples of `frames` frames at `video_fps` Hz.
+
+  Attributes:
+    units: a saved model whose robots keep their units; None takes them from the statistics of the sources.
+  """
 
   folder: str
   sources: tuple[str, ...]
   frames: Count
   video_fps: Positive
   action_horizon: Count
+  units: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

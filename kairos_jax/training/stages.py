@@ -13,7 +13,7 @@ from data_pipelines.curriculum.buckets import Shapes
 from data_pipelines.curriculum.schedule import Mixture
 from data_pipelines.held_out import hold_out
 from data_pipelines.loader import make_loader
-from data_pipelines.normalize import EmbodimentNormalizer, make_normalizers
+from data_pipelines.normalize import EmbodimentNormalizer
 from data_pipelines.source import ArrayRecordSource, ReadReport, Source
 from kairos_jax import assembly, seeds
 from kairos_jax.flow.objective import Objective
@@ -55,7 +55,7 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
   sources: dict[str, Source] = {
     name: ArrayRecordSource(Path(config.data.folder) / name, report) for name in config.data.sources
   }
-  normalizers, held_out = make_normalizers(sources), {}
+  normalizers, held_out = parts.units(sources, config.data.units), {}
   if config.validation:
     name = config.validation.source
     sources[name], held_out[name] = hold_out(sources[name], config.validation.clips)
@@ -65,8 +65,6 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
 
   start = start_lib.load_all(config.init_from, model_config(config, with_actions=True)) if config.init_from else {}
   start = start_lib.without(start, config.init_new)
-  if any(config.stages[name].distill for name in config.order):
-    parts.check_units(config.init_from, normalizers)
   codec_path = workdir / "codec.safetensors"
   if process.is_first() and not codec_path.exists() and "codec" in start:
     parts.take_codec(codec, start, codec_path, str(config.init_from), config.codec.get("weights"))

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import kairos_jax
-from data_pipelines.shards import read_manifest
 from data_pipelines.simulate.generate import build
+from data_pipelines.source import ArrayRecordSource
 from experiments import distill
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.schedule import DMD_SHIFT, dmd_schedule
 from kairos_jax.interop import saved_model
-from kairos_jax.training import curriculum, load_params
+from kairos_jax.training import curriculum, load_params, parts
 from kairos_jax.training.run_config import parse_run
 from tests import tiny
 from tests.training import toy
@@ -21,16 +21,10 @@ from tests.training import toy
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """A tiny model of the simulated robot in that dataset's units, and the dataset."""
-  from data_pipelines.normalize import make_normalizers
-  from data_pipelines.source import ArrayRecordSource, ReadReport
-
+  """A tiny model of the simulated robot, and a dataset."""
   folder = tmp_path_factory.mktemp("distill")
   build(folder / "data", dict(robot=2), seed=0, size=16)
-  assert read_manifest(folder / "data/robot")
-  normalizers = make_normalizers({"robot": ArrayRecordSource(folder / "data/robot", ReadReport())})
-  saved = tiny.saved(tiny.model_config(layers=("SWA", "GATED")))
-  saved_model.save(folder / "model", dataclasses.replace(saved, embodiments=dict(normalizers)))
+  saved_model.save(folder / "model", tiny.saved(tiny.model_config(layers=("SWA", "GATED"))))
   return folder
 
 
@@ -58,6 +52,7 @@ def test_a_student_takes_its_own_steps_and_leaves_the_rest(folder, tmp_path, wha
     for x, y in zip(leaves(before.params[name]), leaves(after.params[name]), strict=True):
       np.testing.assert_array_equal(x, y)
   assert any((x != y).any() for x, y in zip(leaves(before.params[tower]), leaves(after.params[tower]), strict=True))
+  assert after.embodiments["slide_arm"].to_json() == before.embodiments["slide_arm"].to_json()
   assert after.video_times == (distill.VIDEO_TIMES if what == "video" else ())
   assert after.action_times == (distill.ACTION_TIMES if what == "actions" else ())
 
@@ -127,8 +122,10 @@ def test_what_is_refused(folder, changes, says):
     parse_run(config)
 
 
-def test_other_units_than_those_it_learned_in_are_refused(folder, tmp_path, tiny_saved):
-  saved_model.save(tmp_path / "model", tiny_saved)  # whose robot has other units
-  config = distill.get_config(f"video,from={tmp_path / 'model'},data={folder / 'data/robot'}")
-  with pytest.raises(KairosError, match="slide_arm in other units than these data"):
-    curriculum.run(config, tmp_path / "run")
+def test_the_units_of_the_teacher_are_kept(folder, tiny_saved, tmp_path):
+  source = ArrayRecordSource(folder / "data/robot")
+  own = parts.units({"robot": source}, None)["slide_arm"].to_json()
+  saved_model.save(tmp_path, tiny_saved)  # whose robot has other units
+  kept = parts.units({"robot": source}, str(tmp_path))["slide_arm"].to_json()
+  assert kept == tiny_saved.embodiments["slide_arm"].to_json() != own
+  assert distill.get_config(f"video,from={tmp_path}").data.units == str(tmp_path)
