@@ -5,12 +5,13 @@ CUE_FRAMES frames (cue "hidden"), gray afterwards. Touching either ball, or HORI
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32
 
+from data_pipelines.simulate.observation import Observation
 from data_pipelines.simulate.scene import COLORS
 from data_pipelines.simulate.tabletop import ARM_COLOR, BALLS, STEP, Tabletop, arm
 from kairos_jax.errors import KairosError
@@ -44,14 +45,6 @@ BODIES = {  # by embodiment
   "slide_arm": Body("yellow", arm(ARM_COLOR, (0.93, 0.93, 0.93)), "front", (0, 1, 2)),
   "turned_arm": Body("green", arm(COLORS["green"], (0.15, 0.15, 0.15)), "side", (1, 0, 2)),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Observation:
-  """What the robot sees, by camera name, and what it feels."""
-
-  images: Mapping[str, UInt8[np.ndarray, "H W 3"]]
-  state: Float32[np.ndarray, "3"]  # tip position, m
 
 
 class CueReach:
