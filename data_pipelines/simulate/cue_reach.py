@@ -56,12 +56,13 @@ class CueReach:
   Attributes:
     embodiment: name of the robot, see data_pipelines/embodiments.
     instruction: what to do; it never names the color.
+    license: of what it shows.
     goal: the index into BALLS of the ball to touch.
     touched: names of the balls touched so far, in order.
     hold: frames; it may be changed before a reset.
   """
 
-  instruction = INSTRUCTION
+  instruction, license = INSTRUCTION, "Apache-2.0"
 
   def __init__(self, size: int = 48, cue: Cue = "visible", robot: str = "slide_arm", speed: float = 0.0):
     """Compiles the scene once; `cue` may be changed before a reset, `robot` is one of BODIES.

@@ -1,4 +1,4 @@
-"""Simulated robots by name, as `kairos evaluate --env` takes them: a robot alone is all of its tasks."""
+"""Simulated robots by name, as `kairos evaluate --env` takes them: a part of a name is all tasks that begin with it."""
 
 import functools
 from collections.abc import Callable
@@ -8,16 +8,22 @@ import numpy as np
 from jaxtyping import Float
 
 from data_pipelines.simulate.fetch import FetchPickPlace
-from data_pipelines.simulate.metaworld import TASKS, MetaWorld
+from data_pipelines.simulate.libero import HORIZONS, TASKS, Libero
+from data_pipelines.simulate.metaworld import INSTRUCTIONS, MetaWorld
 from kairos_jax.errors import KairosError
 
 
 @runtime_checkable
 class Scripted(Protocol):
-  """An environment (kairos_jax/interfaces.py) that knows how its task is done."""
+  """An environment (kairos_jax/interfaces.py) that knows how its task is done.
+
+  Attributes:
+    license: of what it shows, for clips.
+  """
 
   embodiment: str
   instruction: str
+  license: str
 
   def reset(self, seed: int) -> Any:
     """Begins the episode that the seed names."""
@@ -30,18 +36,22 @@ class Scripted(Protocol):
 
 
 ENVIRONMENTS: dict[str, Callable[[int], Scripted]] = {  # each takes the size of the picture, pixels
-  **{f"metaworld:{task}": functools.partial(MetaWorld, task) for task in TASKS},
+  **{f"metaworld:{task}": functools.partial(MetaWorld, task) for task in INSTRUCTIONS},
   "fetch:pick-place": FetchPickPlace,
+  **{f"libero:{suite}/{task}": functools.partial(Libero, suite, task) for suite in HORIZONS for task in range(TASKS)},
 }
 
 
 def named(name: str) -> list[str]:
-  """The environments that a name means: itself, or all of a robot's.
+  """The environments that a name means: itself, or all of a robot or of a suite.
 
   Raises:
     KairosError: there are none.
   """
-  found = [one for one in ENVIRONMENTS if name in (one, one.partition(":")[0])]
+  found = [one for one in ENVIRONMENTS if name in (one, one.partition(":")[0], one.partition("/")[0])]
   if not found:
-    raise KairosError(f"no environment {name!r}: {', '.join(ENVIRONMENTS)}, or the part before the colon for all")
+    groups = dict.fromkeys(one.partition("/")[0] for one in ENVIRONMENTS)
+    raise KairosError(
+      f"no environment {name!r}: {', '.join(groups)}, a part of them before the colon, or libero:SUITE/TASK"
+    )
   return found

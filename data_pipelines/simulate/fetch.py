@@ -27,10 +27,10 @@ class FetchPickPlace:
   """The environment. An action is the gripper's displacement [3], of at most 5 cm, and -1 closes or 1 opens it.
 
   Attributes:
-    embodiment, instruction: see `interfaces.Environment`.
+    embodiment, instruction, license: see `environments.Scripted`.
   """
 
-  embodiment, instruction = "fetch_arm", "bring the block to the red mark"
+  embodiment, instruction, license = "fetch_arm", "bring the block to the red mark", "MIT"
 
   def __init__(self, size: int = 64):
     """Compiles the scene once; the picture is `size` x `size` pixels.
@@ -53,9 +53,9 @@ class FetchPickPlace:
     """Moves for one control step and returns the observation, whether the episode is over, and whether it succeeded.
 
     Raises:
-      KairosError: the action is not four finite numbers.
+      KairosError: the action is not 4 finite numbers.
     """
-    _, _, _, _, told = self._env.step(checked(action).astype(np.float32))
+    _, _, _, _, told = self._env.step(checked(action, 4).astype(np.float32))
     self.frame += 1
     self._stayed = self._stayed + 1 if told["is_success"] else 0
     success = self._stayed >= STAYS

@@ -1,8 +1,6 @@
-"""How frames of a simulator become a record."""
+"""How frames of the embedded simulator become a record."""
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -22,17 +20,15 @@ def simulated_clip(
   actions: Sequence[Float32[np.ndarray, "A"]] = (),
   action_mask: Bool[np.ndarray, "M"] | None = None,
   camera: str = "front",
-  hz: float = FPS,
-  provenance: Mapping[str, Any] = MappingProxyType({}),
 ) -> Clip:
-  """A clip from the one camera; without states and actions it is unlabeled.
+  """A clip from the one camera, at the simulator's one rate; without states and actions it is unlabeled.
 
-  `action_mask` says which actions are labels; None: all. `hz` is the one rate of frames, states and actions.
+  `action_mask` says which actions are labels; None: all.
   """
   return Clip(
     cameras={camera: np.stack(frames)},
-    video_fps=hz,
-    action_hz=hz,
+    video_fps=FPS,
+    action_hz=FPS,
     state=np.stack(states) if states else np.zeros((0, 0), np.float32),
     action=np.stack(actions) if actions else np.zeros((0, 0), np.float32),
     state_mask=np.ones(len(states), bool),
@@ -42,5 +38,5 @@ def simulated_clip(
     license="Apache-2.0",
     caption=caption,
     instruction=instruction,
-    provenance={"simulator": "mujoco", **provenance},
+    provenance={"simulator": "mujoco"},
   )

@@ -31,9 +31,10 @@ KINDS: dict[str, Callable[[int], Simulator]] = {
   "delayed8": functools.partial(DelayedRobot, source="delayed8", colors=8),
   "delayed4_swap": functools.partial(DelayedRobot, source="delayed4_swap", swap=True),
   "delayed4_distract": functools.partial(DelayedRobot, source="delayed4_distract", distract=True),
-  # Of the extra `robots`.
+  # Of the extras `robots` and `libero`.
   "metaworld": functools.partial(Demonstrations, name="metaworld", source="metaworld"),
   "fetch": functools.partial(Demonstrations, name="fetch", source="fetch"),
+  "libero": functools.partial(Demonstrations, name="libero:spatial/0", source="libero"),
 }
 _PER_SHARD = 64
 _VERSION = 2  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade

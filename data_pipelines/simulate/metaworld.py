@@ -9,7 +9,7 @@ import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -25,34 +25,35 @@ _GOAL_RADIUS = 0.03  # m, as drawn; the benchmark's is 0.02
 _SITE, _BODY = mujoco.mjtObj.mjOBJ_SITE, mujoco.mjtObj.mjOBJ_BODY
 
 
-class Task(NamedTuple):
-  """What to do, and what in the scene shows where."""
-
-  instruction: str
-  mark: Mark
-
-
-TASKS: Mapping[str, Task] = MappingProxyType(
+INSTRUCTIONS: Mapping[str, str] = MappingProxyType(
   {  # by the benchmark's names; its own scripts solve all of them at 20 Hz too
-    "reach": Task("move the gripper to the red mark", Mark(_SITE, "goal")),
-    "push": Task("push the puck to the green mark", Mark(_SITE, "goal")),
-    "button-press-topdown": Task("press the button from above", Mark(_BODY, "button")),
-    "drawer-open": Task("open the drawer", Mark(_BODY, "drawer_link")),
-    "door-open": Task("open the door", Mark(_BODY, "door_link")),
-    "window-open": Task("slide the window open", Mark(_BODY, "windowb_a")),
+    "reach": "move the gripper to the red mark",
+    "push": "push the puck to the green mark",
+    "button-press-topdown": "press the button from above",
+    "drawer-open": "open the drawer",
+    "door-open": "open the door",
+    "window-open": "slide the window open",
   }
 )
+_MARKS = {  # what in the scene shows where to go, or what to move
+  "reach": Mark(_SITE, "goal"),
+  "push": Mark(_SITE, "goal"),
+  "button-press-topdown": Mark(_BODY, "button"),
+  "drawer-open": Mark(_BODY, "drawer_link"),
+  "door-open": Mark(_BODY, "door_link"),
+  "window-open": Mark(_BODY, "windowb_a"),
+}
 
 
 class MetaWorld:
   """The environment. An action is the hand's displacement [3], of at most 4 cm, and the effort of its fingers.
 
   Attributes:
-    embodiment, instruction: see `interfaces.Environment`.
-    task: of TASKS.
+    embodiment, instruction, license: see `environments.Scripted`.
+    task: of INSTRUCTIONS.
   """
 
-  embodiment = "metaworld_sawyer"
+  embodiment, license = "metaworld_sawyer", "MIT"
 
   def __init__(self, task: str, size: int = 64):
     """Compiles the scene once; the picture is `size` x `size` pixels.
@@ -62,7 +63,7 @@ class MetaWorld:
     """
     self._env = _make(task)
     self._view = _view(task, size)
-    self.task, self.instruction = task, TASKS[task].instruction
+    self.task, self.instruction = task, INSTRUCTIONS[task]
     name = "".join(part.capitalize() for part in task.split("-"))
     self._script = getattr(simulator("metaworld.policies"), f"Sawyer{name}V3Policy")()
     self._numbers = np.zeros(39)  # the benchmark's observation, of which the robot feels the first four
@@ -79,9 +80,9 @@ class MetaWorld:
     """Moves for one control step and returns the observation, whether the episode is over, and whether it succeeded.
 
     Raises:
-      KairosError: the action is not four finite numbers, or the episode's time is up.
+      KairosError: the action is not 4 finite numbers, or the episode's time is up.
     """
-    action = checked(action)
+    action = checked(action, 4)
     if self.frame >= HORIZON:
       raise KairosError(f"{self.task}: an episode has at most {HORIZON} steps; reset begins another")
     success = False
@@ -98,7 +99,7 @@ class MetaWorld:
   def seen_of_goal(self) -> int:
     """How many pixels of the picture show where to go, or what to move."""
     self._place_marks()
-    return self._view.pixels(self._env.data, TASKS[self.task].mark)
+    return self._view.pixels(self._env.data, _MARKS[self.task])
 
   def _place_marks(self) -> None:
     """Puts the marks to the goals. The benchmark does so too, but before a pass that undoes it."""
@@ -112,8 +113,8 @@ class MetaWorld:
 
 def _make(task: str) -> Any:
   """The benchmark's environment, whose script is told the goal, and whose resets draw from a generator of ours."""
-  if task not in TASKS:
-    raise KairosError(f"no Meta-World task {task!r}: {', '.join(TASKS)}")
+  if task not in INSTRUCTIONS:
+    raise KairosError(f"no Meta-World task {task!r}: {', '.join(INSTRUCTIONS)}")
   warnings.filterwarnings("ignore", "Constant", module=r"metaworld\.")  # its scripts ask for more than a full command
   env = simulator("metaworld.env_dict").ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
   env._partially_observable = env._freeze_rand_vec = False

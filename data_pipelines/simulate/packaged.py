@@ -16,8 +16,8 @@ from data_pipelines.simulate.headless import no_opengl
 from kairos_jax.errors import KairosError
 
 
-def simulator(module: str) -> ModuleType:
-  """A module of the extra `robots`.
+def simulator(module: str, extra: str = "robots") -> ModuleType:
+  """A module of a simulator, which an extra of this project brings.
 
   Raises:
     KairosError: it is not installed.
@@ -28,7 +28,7 @@ def simulator(module: str) -> ModuleType:
       return importlib.import_module(module)
   except ImportError as error:
     package = module.partition(".")[0].replace("_", "-")
-    raise KairosError(f"{package} does not load ({error}): pip install 'kairos-jax[robots]'") from error
+    raise KairosError(f"{package} does not load ({error}): pip install 'kairos-jax[{extra}]'") from error
 
 
 class Mark(NamedTuple):
@@ -90,13 +90,13 @@ class Viewpoint:
     return int((np.isin(shown[..., 0], indices) & (shown[..., 1] == int(kind))).sum())
 
 
-def checked(action: Float[np.ndarray, "A"]) -> Float[np.ndarray, "A"]:
+def checked(action: Float[np.ndarray, "A"], size: int) -> Float[np.ndarray, "A"]:
   """The action within [-1, 1].
 
   Raises:
-    KairosError: it is not four finite numbers.
+    KairosError: it is not so many finite numbers.
   """
   action = np.asarray(action, np.float64)
-  if action.shape != (4,) or not np.isfinite(action).all():
-    raise KairosError(f"action {action.tolist()} is not four finite numbers")
+  if action.shape != (size,) or not np.isfinite(action).all():
+    raise KairosError(f"action {action.tolist()} is not {size} finite numbers")
   return np.clip(action, -1, 1)

@@ -47,7 +47,7 @@ random weights and after both gave the same; they need the extra `bench`. With `
 its share of a clip: ours, Ulysses, an all-gather of states, and gathering the sequence.
 
 `simulators` drives simulated robots by their scripts and tells the frames a second, pictures included, that one
-processor makes. They need the extra `robots`.
+processor makes. They need the extra `robots`, or `libero`.
 
 `loader` loads training clips of 33 frames of 256 x 256 from records, and from LeRobot's mp4 in order; with the
 interpreter of an environment that has the package lerobot, beside its own loader on the same episodes.
@@ -99,7 +99,7 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_integer("episodes", 200, "chunking: of each way, delay and model", lower_bound=1, flag_values=table)
   flags.DEFINE_list("bits", ["16", "8", "4"], "act: of a number of the large matrices", flag_values=table)
   flags.DEFINE_integer("rounds", 30, "latency, history, loader: timings of each", lower_bound=1, flag_values=table)
-  flags.DEFINE_string("env", None, "simulators: one robot or task (default: all)", flag_values=table)
+  flags.DEFINE_string("env", None, "simulators: a robot or task (default: metaworld and fetch)", flag_values=table)
   flags.DEFINE_string("lerobot", None, "loader: interpreter that has lerobot", flag_values=table)
   flags.DEFINE_string("targets", None, "codec: chips to compile for instead; act: chips", flag_values=table)
   flags.DEFINE_integer("robots", 64, "serving: that ask at once", lower_bound=1, flag_values=table)
@@ -407,12 +407,12 @@ def _codec_compiled(targets: list[str]) -> None:
 
 
 def _simulators(env: str | None) -> None:
-  from data_pipelines.simulate.environments import ENVIRONMENTS, named
+  from data_pipelines.simulate.environments import named
   from kairos_jax.console import show
   from kairos_jax.evaluation import simulators
 
   show(f"{'environment':<30}  " + "  ".join(f"{size:>4} px" for size in simulators.SIZES) + "  frames a second")
-  for name in list(ENVIRONMENTS) if env is None else named(env):
+  for name in named("metaworld") + named("fetch") if env is None else named(env):
     rates = [simulators.frames_a_second(name, size) for size in simulators.SIZES]
     show(f"{name:<30}  " + "  ".join(f"{rate:>7.0f}" for rate in rates))
 

@@ -21,7 +21,7 @@ from kairos_jax.interop import saved_model
 from kairos_jax.runtime import WorldModel
 from kairos_jax.runtime.slots import bucket
 
-SLOTS = 32  # episodes at once
+SLOTS, PACKAGED_SLOTS = 32, 8  # episodes at once: of CueReach, and of environments that take more room
 CUE_REACH = "cue_reach"  # the environment whose entries are all of those below
 WITHOUT_MODEL = ("random", "expert")  # entries that need none
 _SIZE, _STRIDE = 64, 4  # of a picture, pixels, and actions that random policies give at a time, where there is no model
@@ -78,7 +78,12 @@ def entries(env: str) -> list[str]:
 
 
 def episode_seeds(episodes: int, seed: int = 0, env: str = CUE_REACH) -> list[int]:
-  """Names of the episodes that `seed` gives: the same for every entry and model, and of no training data."""
+  """Names of the episodes that `seed` gives: the same for every entry and model, and of no training data.
+
+  In LIBERO seed 0 gives the benchmark's own initial states, in their order.
+  """
+  if env.startswith("libero:") and seed == 0:
+    return list(range(episodes))
   return [seeds.derive(seed, "evaluation", env, episode) for episode in range(episodes)]
 
 
@@ -150,7 +155,7 @@ class _Arena:
 
   def __init__(self, model: WorldModel | None, env: str, episodes: int):
     # A batch that is not padded; of all episodes, so that what is left of them changes no number.
-    self._slots = bucket(min(SLOTS, episodes))
+    self._slots = bucket(min(SLOTS if env == CUE_REACH else PACKAGED_SLOTS, episodes))
     self._model, self._env = model, env
     if env == CUE_REACH:
       driven = ["slide_arm"] if model is None else list(model.saved.embodiments)

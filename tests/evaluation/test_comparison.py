@@ -145,6 +145,7 @@ def test_another_environment_without_a_model(tmp_path, monkeypatch):
   assert (together.successes, together.episodes, together.rate) == (5, 10, intervals.wilson(5, 10))
   line = json.loads((tmp_path / "episodes.jsonl").read_text().splitlines()[0])
   assert (line["model"], line["environment"]) == ("none", "count:odd")
+  assert comparison.episode_seeds(3, env="libero:goal/1") == [0, 1, 2]  # the benchmark's own initial states
   assert comparison.entries("count:odd") == ["model", "blind", "random", "expert"]
   with pytest.raises(KairosError, match="no policy 'hidden' in count:odd; there are model, blind, random, expert"):
     compare(None, tmp_path, ("hidden",), env="count:odd")

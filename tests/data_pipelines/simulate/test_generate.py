@@ -12,7 +12,7 @@ from data_pipelines.simulate.generate import KINDS, build, generate
 from data_pipelines.source import ArrayRecordSource
 from kairos_jax.errors import KairosError
 
-PACKAGED = {"metaworld": "metaworld", "fetch": "gymnasium_robotics"}  # of the extra `robots`
+PACKAGED = {"metaworld": "metaworld", "fetch": "gymnasium_robotics", "libero": "libero"}  # of extras
 
 
 def digest(folder):

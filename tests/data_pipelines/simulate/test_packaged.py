@@ -14,12 +14,13 @@ from data_pipelines.simulate.observation import Observation
 from kairos_jax.errors import KairosError
 
 INSTALLED = {"metaworld": "metaworld", "fetch": "gymnasium_robotics"}
+PACKAGED = [name for name in ENVIRONMENTS if name.partition(":")[0] in INSTALLED]
 
 
 class Line:
   """A gripper on a line that must come to 1; its script knows the way, and disturbances can push it over the edge."""
 
-  embodiment, instruction = "fetch_arm", "go to one"
+  embodiment, instruction, license = "fetch_arm", "go to one", "CC0-1.0"
 
   def __init__(self, size):
     self.size = size
@@ -58,6 +59,7 @@ def test_what_is_recorded(recorder):
     clip = robot.clip(np.random.default_rng(index))
     assert clip.frames == len(clip.state) == len(clip.action) + 1 and clip.action_hz == clip.video_fps == 20.0
     assert (clip.source, clip.embodiment, clip.instruction) == ("lines", "fetch_arm", "go to one")
+    assert (clip.license, clip.provenance["environment"]) == ("CC0-1.0", "line:one")
     np.testing.assert_allclose(clip.action[:, :3], np.clip(10 * (1 - clip.state[:-1, :3]), -1, 1), atol=1e-5)
     assert (np.abs(clip.state[-1, :3] - 1) < 0.2).all()  # an episode that fails is not kept
     executed = np.stack(env.executed)
@@ -70,6 +72,7 @@ def test_what_is_recorded(recorder):
 def test_a_robot_s_name_is_all_of_its_tasks(recorder):
   assert named("line") == ["line:one", "line:other"] and named("line:other") == ["line:other"]
   assert len(named("metaworld")) == 6 and named("fetch") == ["fetch:pick-place"]
+  assert named("libero:goal") == [f"libero:goal/{task}" for task in range(10)] and len(named("libero")) == 40
   with pytest.raises(KairosError, match="no environment 'lin': metaworld:reach, "):
     named("lin")
 
@@ -85,7 +88,7 @@ def test_without_the_extra_one_line_names_it(monkeypatch, make, package):
   assert package.replace("_", "-") in str(told.value) and "\n" not in str(told.value)
 
 
-@pytest.fixture(scope="module", params=[name for name in ENVIRONMENTS])
+@pytest.fixture(scope="module", params=PACKAGED)
 def env(request):
   pytest.importorskip(INSTALLED[request.param.partition(":")[0]])
   return ENVIRONMENTS[request.param](64)
@@ -99,7 +102,7 @@ def test_it_says_what_robot_it_is(env):
 
 def test_an_episode_is_its_seed(env):
   """Also in an environment in which others have been played, and in a new one beside it that shares its renderer."""
-  name = next(name for name in ENVIRONMENTS if name in (f"metaworld:{getattr(env, 'task', '')}", "fetch:pick-place"))
+  name = f"metaworld:{env.task}" if isinstance(env, MetaWorld) else "fetch:pick-place"
   other = environments.ENVIRONMENTS[name](64)
 
   def play(env, seed):
@@ -143,10 +146,17 @@ def test_the_camera_sees_the_goal(env):
 def test_mistakes(env):
   env.reset(0)
   for action in ([0, 0, 0], [0, 0, 0, np.nan]):
-    with pytest.raises(KairosError, match="four finite numbers"):
+    with pytest.raises(KairosError, match="4 finite numbers"):
       env.step(action)
   with pytest.raises(KairosError, match="frame size"):
     type(env)(*([env.task] if isinstance(env, MetaWorld) else []), size=4)
+
+
+def test_a_script_that_fails_again_and_again_is_told(recorder, monkeypatch):
+  robot, env = recorder
+  monkeypatch.setattr(env, "expert", lambda: np.zeros(4, np.float32))
+  with pytest.raises(KairosError, match="the script of line:one failed in 20 episodes"):
+    robot.clip(np.random.default_rng(0))
 
 
 def test_after_its_time_an_episode_takes_no_step():
