@@ -17,7 +17,8 @@ The task is to touch the ball that has the color of a bar. Policies:
   held0, held8, held16, held32   hidden, and a brake holds the arm for so many frames after the color is gone
 
 --env names another environment: metaworld, fetch or libero, which are all tasks of that robot, or some of them, such as
-metaworld:push, libero:spatial or libero:spatial/0 (docs/robots.md). Their policies are model, blind, random and expert; the last two need no --model.
+metaworld:push, libero:spatial or libero:spatial/0 (docs/robots.md). Their policies are model, blind, random and expert;
+the last two need no --model.
 
 Each line of the result is a rate, and the interval of 95 % (Wilson) that chance leaves around it:
 
