@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from data_pipelines.simulate.filming import simulated_clip
 from data_pipelines.source import ArrayRecordSource
 from data_pipelines.sources import open_source
 from data_pipelines.sources.lerobot_writer import write_lerobot
+from kairos_jax import console
 from kairos_jax.errors import KairosError
 
 SIZE, FRAMES, BATCH, WORKERS = 256, 33, 4, 2
@@ -60,16 +61,24 @@ def measure(folder: str | Path, lerobot: str | None, rounds: int) -> dict[str, l
     rounds: turns of each.
 
   Raises:
-    KairosError: that interpreter's loader does not begin.
+    KairosError: that interpreter's loader begins with no decoder.
   """
   folder = Path(folder)
   with contextlib.ExitStack() as held:
+    in_order = held.enter_context(contextlib.closing(_in_order(folder / "lerobot")))
     turns: dict[str, Callable[[], Rate]] = {
       "records": _timed(_records(folder / "records"), BATCHES, BATCH),
-      "mp4, in order": _timed(_in_order(folder / "lerobot"), BATCHES * BATCH, 1),
+      "mp4, in order": _timed(in_order, BATCHES * BATCH, 1),
     }
+    failed = []
     for backend in BACKENDS if lerobot else ():
-      turns[f"lerobot, {backend}"] = held.enter_context(_peer(lerobot, folder / "lerobot", backend))
+      try:
+        turns[f"lerobot, {backend}"] = held.enter_context(_peer(lerobot, folder / "lerobot", backend))
+      except KairosError as error:
+        failed.append(error)
+        console.show(str(error))
+    if lerobot and len(failed) == len(BACKENDS):
+      raise failed[0]
     rates: dict[str, list[Rate]] = {name: [] for name in turns}
     for _, (name, turn) in itertools.product(range(rounds), turns.items()):
       rates[name].append(turn())
@@ -114,7 +123,7 @@ def _records(folder: Path) -> Iterator:
   )
 
 
-def _in_order(folder: Path) -> Iterator[np.ndarray]:
+def _in_order(folder: Path) -> Generator[np.ndarray, None, None]:
   """Clip after clip of the dataset, again and again; the rest of an episode is decoded and left."""
   while True:
     for clip in open_source("lerobot", folder, embodiment="slide_arm", cameras={"front": "observation.images.front"}):
@@ -140,7 +149,7 @@ def _peer(python: str, folder: Path, backend: str) -> Iterator[Callable[[], Rate
   try:
     said = next((line for line in run.stdout if line.startswith("ready")), "")
     if said.split()[1:] != list(map(str, (BATCH, FRAMES, 3, SIZE, SIZE))):
-      raise KairosError(f"LeRobot's loader in {python} does not begin ({said.strip() or 'see above'})")
+      raise KairosError(f"LeRobot's loader in {python} does not begin with {backend} ({said.strip() or 'see above'})")
     yield turn
   finally:
     run.stdin.close()

@@ -39,5 +39,5 @@ def test_records_and_mp4_hold_the_same_episodes(folder):
 
 
 def test_an_interpreter_without_lerobot_is_told(folder):
-  with pytest.raises(KairosError, match="LeRobot's loader in .* does not begin"):
+  with pytest.raises(KairosError, match="LeRobot's loader in .* does not begin with torchcodec"):
     loading.measure(folder, sys.executable, rounds=1)
