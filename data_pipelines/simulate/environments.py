@@ -1,7 +1,7 @@
 """Simulated robots by name, as `kairos evaluate --env` takes them: a part of a name is all tasks that begin with it."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,7 +25,7 @@ class Scripted(Protocol):
   instruction: str
   license: str
 
-  def reset(self, seed: int) -> Any:
+  def reset(self, seed: int | Sequence[int]) -> Any:
     """Begins the episode that the seed names."""
 
   def step(self, action: Float[np.ndarray, "A"]) -> tuple[Any, bool, bool]:

@@ -78,7 +78,7 @@ class Viewpoint:
   def pixels(self, data: mujoco.MjData, mark: Mark) -> int:
     """How many of the picture's pixels show the mark."""
     index = mujoco.mj_name2id(self._model, mark.kind, mark.name)
-    kind, indices = mark.kind, [index]
+    kind, indices = mark.kind, np.array([index])
     if mark.kind == mujoco.mjtObj.mjOBJ_BODY:
       kind, indices = mujoco.mjtObj.mjOBJ_GEOM, np.flatnonzero(self._model.geom_bodyid == index)
     self._renderer.update_scene(data, self._camera)

@@ -69,7 +69,8 @@ class Score(NamedTuple):
 
 def together(scores: Sequence[Score]) -> Score:
   """Those of several environments as one."""
-  return Score(*(sum(getattr(score, key) for score in scores) for key in ("successes", "episodes", "kept")), [])
+  successes, episodes, kept = np.array([(score.successes, score.episodes, score.kept) for score in scores]).sum(axis=0)
+  return Score(int(successes), int(episodes), int(kept), [])
 
 
 def entries(env: str) -> list[str]:

@@ -32,7 +32,7 @@ def main(folder: str, backend: str, batch: int, frames: int, workers: int) -> No
   keys = ("observation.images.front", "observation.state", "action")
   dataset = LeRobotDataset("peer/data", root=folder, delta_timestamps=dict.fromkeys(keys, times), video_backend=backend)
   # Samples that begin so late in an episode that they would be padded are left out, as ours leave them out.
-  starts = []
+  starts: list[int] = []
   for row in range(len(dataset.meta.episodes)):
     episode = dataset.meta.episodes[row]
     starts += range(episode["dataset_from_index"], episode["dataset_to_index"] - frames + 1)

@@ -48,8 +48,7 @@ def write(folder: str | Path) -> None:
   if not (folder / "records" / shards.MANIFEST).is_file():
     shards.write_shards(_episodes(), folder / "records", "records", EPISODES)
   if not (folder / "lerobot").exists():
-    source = ArrayRecordSource(folder / "records")
-    write_lerobot((source[i].clip for i in range(len(source))), folder / "lerobot")
+    write_lerobot(_episodes(), folder / "lerobot")
 
 
 def measure(folder: str | Path, lerobot: str | None, rounds: int) -> dict[str, list[Rate]]:
@@ -71,7 +70,9 @@ def measure(folder: str | Path, lerobot: str | None, rounds: int) -> dict[str, l
       "mp4, in order": _timed(in_order, BATCHES * BATCH, 1),
     }
     failed = []
-    for backend in BACKENDS if lerobot else ():
+    for backend in BACKENDS:
+      if lerobot is None:
+        break
       try:
         turns[f"lerobot, {backend}"] = held.enter_context(_peer(lerobot, folder / "lerobot", backend))
       except KairosError as error:
