@@ -37,6 +37,7 @@ COMMANDS = {
   "evaluate": Command("kairos_jax.cli.evaluate", "success of a trained model in closed loop, beside its baselines"),
   "quantize": Command("kairos_jax.cli.quantize", "write a model again with its large matrices in 8 or 4 bits"),
   "merge": Command("kairos_jax.cli.merge", "make one model of several that were trained from one"),
+  "evolve": Command("kairos_jax.cli.evolve", "let a policy get better by acting, and judge every round"),
   "ablate": Command("kairos_jax.cli.ablate", "train a grid of towers on a task of memory, and compare them"),
   "serve": Command("kairos_jax.cli.serve", "serve a trained model to robots over a websocket"),
   "play": Command("kairos_jax.cli.play", "watch a model's imagination on a page, and steer it"),
@@ -66,6 +67,7 @@ EXAMPLES = """\
   kairos export --model=runs/demo --out=runs/exported
   kairos quantize --model=runs/demo --bits=8 --out=runs/demo_int8
   kairos merge --models=runs/a,runs/b --method=soup --out=runs/merged
+  kairos evolve --model=runs/base --demonstrations=runs/data/robot --method=filtered --out=runs/evolved
   kairos bench scaling
   kairos bench kernels --op=gated_delta
   kairos kernels check --targets=v5e,v6e

@@ -21,12 +21,14 @@ class Episode:
     embodiment: name of the robot.
     success: whether the task was done.
     observations: what was seen, from the reset to the end.
+    actions: that were taken, in the robot's units.
   """
 
   seed: int
   embodiment: str
   success: bool
   observations: Sequence[Observation]
+  actions: Sequence[Float[np.ndarray, "A"]]
 
   @property
   def steps(self) -> int:
@@ -44,6 +46,7 @@ class _Running:
 
   seed: int
   observations: list[Observation]
+  actions: list[Float[np.ndarray, "A"]] = dataclasses.field(default_factory=list)
   told: int = 0
   calls: int = 0
 
@@ -106,6 +109,7 @@ def _advance(environment: Environment, running: _Running, actions: Float[np.ndar
   for action in actions:
     observation, over, success = environment.step(action)
     running.observations.append(observation)
+    running.actions.append(action)
     if over:
-      return Episode(running.seed, environment.embodiment, bool(success), running.observations)
+      return Episode(running.seed, environment.embodiment, bool(success), running.observations, running.actions)
   return None

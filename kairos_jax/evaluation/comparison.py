@@ -123,7 +123,7 @@ def compare(
       raise KairosError(f"no policy {name!r} in {env}; there are {', '.join(entries(env))}")
     if model is None and name not in WITHOUT_MODEL:
       raise KairosError(f"policy {name!r} needs a model; without one there are {', '.join(WITHOUT_MODEL)}")
-  arena = _Arena(model, env, episodes)
+  arena = Arena(model, env, episodes)
   name_of_model = "none" if model is None else saved_model.content_hash(model.saved)
   scores = {}
   for name in names:
@@ -151,7 +151,7 @@ def compare(
   return scores
 
 
-class _Arena:
+class Arena:
   """Environments and policies, made when they are first needed and shared by all entries."""
 
   def __init__(self, model: WorldModel | None, env: str, episodes: int):
@@ -163,37 +163,42 @@ class _Arena:
       self._robot = next((robot for robot in driven if robot in BODIES), driven[0] if driven else "slide_arm")
       if self._robot not in BODIES:
         raise KairosError(f"the model drives {self._robot!r}, which the simulator does not have: {', '.join(BODIES)}")
-    self._environments: Sequence[Scripted] = []
+    self._made: Sequence[Scripted] = []
     self._driver: ModelPolicy | None = None
+
+  @property
+  def environments(self) -> Sequence[Scripted]:
+    """One for each slot."""
+    if not self._made:
+      self._made = [self._make() for _ in range(self._slots)]
+    return self._made
 
   def play(self, entry: Entry, waiting: Sequence[int]) -> Iterator[Episode]:
     """The episodes of these seeds as they end."""
     if not waiting:
       return iter(())
-    if not self._environments:
-      self._environments = [self._make() for _ in range(self._slots)]
-    for environment in self._environments:
+    for environment in self.environments:
       if isinstance(environment, CueReach):
         environment.cue, environment.hold = entry.cue, entry.hold
-    return run_episodes(self._environments, waiting, self._policy(entry.policy))
+    return run_episodes(self.environments, waiting, self._policy(entry.policy))
 
   def _make(self) -> Scripted:
     size = _SIZE if self._model is None else self._model.saved.frame_size[0]
     return CueReach(size, robot=self._robot) if self._env == CUE_REACH else ENVIRONMENTS[self._env](size)
 
   def _policy(self, kind: str) -> Policy:
-    robot = self._environments[0].embodiment
+    robot = self.environments[0].embodiment
     match kind:
       case "random":
         stride = _STRIDE if self._model is None else self._model.codec.time_stride
         return RandomPolicy(len(embodiments.get(robot).action), stride)
       case "expert":
-        return ExpertPolicy(self._environments)
+        return ExpertPolicy(self.environments)
       case "blind":
         return BlindPolicy(self._policy("model"))
       case _:
         assert self._model is not None
         if self._driver is None:
-          instructions = [environment.instruction for environment in self._environments]
+          instructions = [environment.instruction for environment in self.environments]
           self._driver = ModelPolicy(self._model, instructions, robot)
         return self._driver

@@ -128,10 +128,10 @@ def train_step(run: RunConfig, contexts: PlannedContexts, stage: str, mesh: Mesh
   """The step of `training.loop` on a stage's longest clips, lowered for the mesh.
 
   Raises:
-    KairosError: the stage distills, whose several networks are not counted yet.
+    KairosError: the stage distills or learns from rollouts, whose frozen networks are not counted yet.
   """
-  if run.stages[stage].distill:
-    raise KairosError(f"stages.{stage}.distill is set; a plan knows stages of one network alone")
+  if run.stages[stage].distill or run.stages[stage].nft:
+    raise KairosError(f"stages.{stage}.distill or nft is set; a plan knows stages without either")
   towers, codec, config = model_config(run, with_actions=run.stages[stage].actions), assembly.make_codec(run.codec), run
   frames = max(run.stages[stage].frames or (run.data.frames,))
   adapters = run.stages[stage].lora

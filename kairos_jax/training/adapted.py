@@ -8,7 +8,7 @@ from jaxtyping import Array
 from kairos_jax.interop import adapters as adapters_file
 from kairos_jax.model import WorldActionConfig, lora
 from kairos_jax.parallel import process
-from kairos_jax.training import distilling
+from kairos_jax.training import distilling, improving
 from kairos_jax.training import frozen as frozen_lib
 from kairos_jax.training.run_config import LoraConfig, StageConfig
 
@@ -24,6 +24,8 @@ def split(params: Params, stage: StageConfig, key: Array) -> tuple[Params, Param
   """
   if stage.distill:
     return distilling.begin(params, stage.distill), params
+  if stage.nft:
+    return {improving.TOWER: params[improving.TOWER]}, improving.frozen(params)
   if stage.lora is None:
     return frozen_lib.split(params, (*ALWAYS_FROZEN, *stage.frozen))
   adapters = lora.init(params, lora_of(stage.lora), key)
@@ -35,6 +37,7 @@ def whole(trained: Params, frozen: Params, stage: StageConfig) -> Params:
   if stage.distill:
     return {**frozen, stage.distill.tower: trained[distilling.STUDENT]}
   params = frozen_lib.merge(trained, frozen)
+  params.pop(improving.OLD, None)
   if stage.lora is None:
     return params
   adapters = params.pop(lora.COLLECTION)

@@ -183,6 +183,19 @@ class DistillConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class NftConfig:
+  """DiffusionNFT of the action tower, from the policy that it is when the stage begins.
+
+  Attributes:
+    beta: see `objectives.nft`.
+    lost: sources whose clips went badly; those of all others went well.
+  """
+
+  beta: Positive
+  lost: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class StageConfig:
   """One stage.
 
@@ -198,6 +211,7 @@ class StageConfig:
     optimizer: `config.optimizer` with what the stage says itself.
     frozen: patterns of the parameters that do not train in this stage, see `frozen.split`.
     distill: makes a student of one tower, while all parameters are frozen; None trains the towers.
+    nft: trains the action tower on what it did itself, while all else is frozen; None trains by the objective.
     lora: adapters that train, while all parameters but those it names are frozen; None trains the parameters.
   """
 
@@ -212,6 +226,7 @@ class StageConfig:
   frozen: tuple[str, ...] = ()
   lora: LoraConfig | None = None
   distill: DistillConfig | None = None
+  nft: NftConfig | None = None
   objective: Literal["kairos", "official_video"] = "kairos"
   frames: tuple[Count, ...] = ()
   resolution: Resolution | None = None
@@ -444,6 +459,11 @@ def _check_stage(run: RunConfig, name: str, stage: StageConfig) -> None:
   model_config(run, with_actions=stage.actions)
   if stage.distill:
     _check_distilling(run, name, stage, stage.distill)
+  if stage.nft:
+    if not stage.actions or stage.lora or stage.distill or run.train.max_delay:
+      raise refused(f"stages.{name}.nft", stage.nft, "with actions, without lora, distill and train.max_delay")
+    if unknown := [source for source in stage.nft.lost if source not in run.data.sources]:
+      raise refused(f"stages.{name}.nft.lost", unknown[0], ", ".join(run.data.sources))
 
 
 def _check_distilling(run: RunConfig, name: str, stage: StageConfig, distill: DistillConfig) -> None:

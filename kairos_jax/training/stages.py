@@ -24,7 +24,7 @@ from kairos_jax.interop.saved_model import SavedModel
 from kairos_jax.model import ActionConfig, WorldActionModel
 from kairos_jax.parallel import process
 from kairos_jax.parallel.mesh import make_mesh, reader
-from kairos_jax.training import adapted, contexts, distilling, parts
+from kairos_jax.training import adapted, contexts, distilling, improving, parts
 from kairos_jax.training import start as start_lib
 from kairos_jax.training.checkpoint import load_params
 from kairos_jax.training.in_turn import InTurn
@@ -116,6 +116,8 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
     loss_fn = distilling.networks(objective, stage.distill, times, stage.optimizer)
   if stage.objective == "official_video":
     loss_fn = OfficialVideoObjective(model, this.encoder, this.codec, stage.tasks, scale)
+  if stage.nft:
+    loss_fn = improving.loss(objective, stage.nft, sorted(this.sources))
   data = make_loader(
     this.sources,
     Mixture(stage.mixture.start, stage.mixture.end),

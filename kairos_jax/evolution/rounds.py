@@ -1,0 +1,174 @@
+"""Rounds of acting, refining and judging; each begins with the best policy so far.
+
+A round rolls the policy out on seeds of its own, keeps the episodes in the replay, refines a copy on them, and lets
+both act on held-out seeds that no round rolls out. The copy takes the policy's place if it is not worse; else the round
+is rolled back. What is done is on the disk: a run that was killed goes on where it was, and ends with the same model.
+
+The only expert is in the demonstrations: an environment's script raises if it is asked.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from data_pipelines import embodiments
+from data_pipelines.records import Clip
+from kairos_jax import console, files, runtime, seeds
+from kairos_jax.errors import KairosError
+from kairos_jax.evaluation.closed_loop import Episode
+from kairos_jax.evaluation.comparison import CUE_REACH, ENTRIES, Arena, compare
+from kairos_jax.evaluation.record import EpisodeRecord
+from kairos_jax.evolution import refine
+from kairos_jax.evolution.refine import Method
+from kairos_jax.evolution.replay import Origin, Replay
+from kairos_jax.interop import saved_model
+from kairos_jax.runtime import WorldModel
+from kairos_jax.training import claim_workdir, curriculum
+
+
+@dataclasses.dataclass(frozen=True)
+class Evolution:
+  """What a run does.
+
+  Attributes:
+    model: folder of the policy that it begins with.
+    demonstrations: a dataset that the policy was taught with.
+    method: how it is refined.
+    rounds: how many.
+    episodes: that are rolled out in a round.
+    steps, learning_rate: of a round's training.
+    held_out: episodes of the judgment.
+    env: the environment.
+    seed: of all that chance decides.
+  """
+
+  model: str
+  demonstrations: str
+  method: Method
+  rounds: int
+  episodes: int = 200
+  steps: int = 300
+  learning_rate: float = 5e-4
+  held_out: int = 100
+  env: str = CUE_REACH
+  seed: int = 0
+
+
+def evolve(run: Evolution, workdir: Path) -> Path:
+  """Runs the rounds that are left; the folder of the best policy.
+
+  Writes `replay/`, `round_N/` with the datasets, the training and `round.json`, `evaluation.jsonl` and `report.json`.
+
+  Raises:
+    KairosError: the folder belongs to another run, or the model, the data or the environment are not there or do not go
+      together.
+  """
+  with claim_workdir(workdir, dataclasses.asdict(run), frozenset({"rounds"})):
+    best, told = Path(run.model), list[dict[str, Any]]()
+    best = best if (best / "model.json").exists() else best / "model"
+    record = EpisodeRecord(workdir / "evaluation.jsonl")
+    for number in range(1, run.rounds + 1):
+      home = workdir / f"round_{number}"
+      done = home / "round.json"
+      if not done.exists():
+        files.write_json(done, _round(run, number, best, home, Replay(workdir / "replay"), record))
+      one = json.loads(done.read_text())
+      told.append(one)
+      best = home / "train" / "model" if one["accepted"] else best
+      verdict = "accepted" if one["accepted"] else "rolled back"
+      console.show(
+        f"round {number}: {one['rolled_out']['successes']} of {one['rolled_out']['episodes']} rollouts succeeded; held "
+        f"out {one['before']:.3f} before and {one['after']:.3f} after: {verdict}"
+      )
+      files.write_json(workdir / "report.json", {**dataclasses.asdict(run), "rounds": told, "best": str(best)})
+    return best
+
+
+def _round(
+  run: Evolution, number: int, best: Path, home: Path, replay: Replay, record: EpisodeRecord
+) -> dict[str, Any]:
+  model = runtime.load(best)
+  name = saved_model.content_hash(model.saved)
+  named = {seeds.derive(run.seed, "evolution", number, episode): episode for episode in range(run.episodes)}
+  roll_out(model, name, run.env, list(named), replay)
+  episodes = [(clip, origin.success) for clip, origin in replay.episodes(name, run.env) if origin.seed in named]
+  sets = refine.sort_out(episodes, run.method, seeds.derive(run.seed, "outcomes", number))
+  counts = refine.write_datasets(home / "data", Path(run.demonstrations), sets)
+  config = refine.training(
+    best,
+    model.saved,
+    home / "data",
+    counts,
+    steps=run.steps,
+    learning_rate=run.learning_rate,
+    seed=seeds.derive(run.seed, "training", number) % 2**31,
+  )
+  refined = curriculum.run(config, home / "train")
+  before, after = (_held_out(runtime.load(folder), run, record) for folder in (best, refined))
+  return {
+    "round": number,
+    "policy": name,
+    "rolled_out": {"episodes": len(episodes), "successes": sum(success for _, success in episodes)},
+    "trained_on": counts,
+    "before": before,
+    "after": after,
+    "accepted": after >= before,
+  }
+
+
+def roll_out(model: WorldModel, name: str, env: str, every: list[int], replay: Replay) -> None:
+  """Runs those of the episodes that the replay lacks, and keeps each as it ends."""
+  there = replay.kept(name, env)
+  waiting = [seed for seed in every if seed not in there]
+  with console.progress("rollouts", len(every), done=len(every) - len(waiting)) as bar:
+    for clip, origin in _episodes(model, name, env, every, waiting):
+      replay.add(clip, origin)
+      bar.advance()
+
+
+def _episodes(
+  model: WorldModel, name: str, env: str, every: list[int], waiting: list[int]
+) -> Iterator[tuple[Clip, Origin]]:
+  arena = Arena(model, env, len(every))
+  for environment in arena.environments:
+    environment.expert = _no_expert  # type: ignore[method-assign]
+  for episode in arena.play(ENTRIES["model"], waiting):
+    origin = Origin(name, env, episode.seed, episode.success)
+    yield clip_of(episode, origin, arena.environments[0].instruction, model.saved.video_fps), origin
+
+
+def clip_of(episode: Episode, origin: Origin, instruction: str, video_fps: float) -> Clip:
+  """The episode as a record: all that was seen and felt, and the actions that were taken."""
+  robot = embodiments.get(episode.embodiment)
+  stride = round(robot.control_hz / video_fps)
+  seen = episode.observations
+  states = np.stack([one.state for one in seen]).astype(np.float32)
+  actions = np.stack(episode.actions).astype(np.float32)
+  return Clip(
+    cameras={name: np.stack([one.images[name] for one in seen[::stride]]) for name in seen[0].images},
+    video_fps=video_fps,
+    action_hz=robot.control_hz,
+    state=states,
+    action=actions,
+    state_mask=np.ones(len(states), bool),
+    action_mask=np.ones(len(actions), bool),
+    embodiment=episode.embodiment,
+    source="rollouts",
+    license="Apache-2.0",
+    caption=instruction,
+    instruction=instruction,
+    provenance={"origin": origin._asdict()},
+  )
+
+
+def _held_out(model: WorldModel, run: Evolution, record: EpisodeRecord) -> float:
+  scores = compare(model, ["model"], episodes=run.held_out, record=record, env=run.env, seed=run.seed)
+  return scores["model"].rate.value
+
+
+def _no_expert(*_: Any) -> NoReturn:
+  raise KairosError("the expert is asked for an action after the demonstrations were made; allowed: never")
