@@ -124,6 +124,8 @@ def roll_out(model: WorldModel, name: str, env: str, every: list[int], replay: R
   """Runs those of the episodes that the replay lacks, and keeps each as it ends."""
   there = replay.kept(name, env)
   waiting = [seed for seed in every if seed not in there]
+  if not waiting:
+    return
   with console.progress("rollouts", len(every), done=len(every) - len(waiting)) as bar:
     for clip, origin in _episodes(model, name, env, every, waiting):
       replay.add(clip, origin)
