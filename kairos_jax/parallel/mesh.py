@@ -60,6 +60,24 @@ def batch_shards(mesh: Mesh) -> int:
   return math.prod(mesh.shape[name] for name in _batch_axes(mesh))
 
 
+def check_batch(mesh: Mesh, size: int, parts: int = 1, *, key: str = "train.batch_size") -> None:
+  """That a batch can be cut into so many micro-batches for all devices.
+
+  Args:
+    mesh: whose devices share the batch.
+    size: of the batch, over all processes.
+    parts: micro-batches that are computed one after the other.
+    key: of the config that says the size.
+
+  Raises:
+    KairosError: it cannot.
+  """
+  pieces = batch_shards(mesh) * parts
+  if size % pieces:
+    product = "mesh.data x mesh.fsdp" + (" x train.grad_accum_steps" if parts > 1 else "")
+    raise KairosError(f"config key {key} is {size}; allowed: a multiple of {pieces}, {product}")
+
+
 def reader(mesh: Mesh) -> tuple[int, int]:
   """Which share of each batch this process reads, and of how many.
 

@@ -134,8 +134,11 @@ def coordination() -> Any:
 
 def _of_many(environment: Mapping[str, str]) -> bool:
   """Whether a cluster's own variables name more than one process."""
+  tasks = environment.get("SLURM_NTASKS") or "1"
+  if not tasks.isdecimal():
+    raise KairosError(f"SLURM_NTASKS is {tasks!r}; allowed: a number")
   return (
     "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-    or int(environment.get("SLURM_NTASKS", "1") or 1) > 1
+    or int(tasks) > 1
     or "MEGASCALE_COORDINATOR_ADDRESS" in environment
   )

@@ -156,6 +156,7 @@ def test_a_missing_host_ends_the_others(tmp_path):
       dict(JAX_COORDINATOR_ADDRESS="a:1", JAX_NUM_PROCESSES="2", JAX_PROCESS_ID="2"),
       "JAX_PROCESS_ID is 2; allowed: 0 to 1",
     ),
+    (dict(SLURM_NTASKS="2(x3)"), r"SLURM_NTASKS is '2\(x3\)'; allowed: a number"),
   ],
 )
 def test_what_the_environment_lacks_is_named(environment, line):
