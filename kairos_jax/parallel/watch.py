@@ -48,7 +48,7 @@ class Watch:
     while not self._ended.wait(every):
       name, step, since = self._now
       if self._client is not None:
-        told = f"{step:012d} {name} on {process.host()}"
+        told = f"{step:012d} {process.host()}, in {name}"
         self._client.key_value_set(f"kairos/phase/{jax.process_index()}", told, allow_overwrite=True)
       if name not in (COMPILE, "end") and time.monotonic() - since > self._limit:
         print(f"kairos: {self._line(name, step)}", file=sys.stderr, flush=True)
@@ -63,4 +63,4 @@ class Watch:
       return f"no progress: {mine}"
     told = sorted(value for _, value in self._client.key_value_dir_get("kairos/phase/"))
     late, where = told[0].split(" ", 1)
-    return f"no progress: {mine}; the one behind is in {where} at step {int(late)}"
+    return f"no progress: {mine}; the one behind is {where} at step {int(late)}"
