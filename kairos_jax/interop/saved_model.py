@@ -102,6 +102,24 @@ def load(folder: str | Path) -> SavedModel:
     KairosError: there is no finished model, a file of it is damaged, or a weight is missing, unknown or of another
       shape or type than the description says; it is named.
   """
+  folder, saved, bridge_hash = outline(folder)
+  params = _read_weights(folder, saved, bridge=bridge_hash is None)
+  if bridge_hash is not None:
+    params["bridge"] = saved.encoder.init(jax.random.key(0))
+    if (found := _hash(params["bridge"])) != bridge_hash:
+      where = assembly.describe(saved.encoder)
+      raise KairosError(f"{folder} goes with the weights {bridge_hash[:12]} of its bridge; {found[:12]} lie at {where}")
+  return dataclasses.replace(saved, params=params)
+
+
+def outline(folder: str | Path) -> tuple[Path, SavedModel, str | None]:
+  """All but the parameters: the folder that holds the model, what its description says, and its bridge's hash.
+
+  The hash is None where the bridge's parameters are among the weights; see `describe`.
+
+  Raises:
+    KairosError: there is no finished model, or its description is damaged.
+  """
   folder = Path(folder)
   if not (folder / "model.json").exists() and (folder / "model").is_dir():
     folder = folder / "model"
@@ -129,14 +147,7 @@ def load(folder: str | Path) -> SavedModel:
     )
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise KairosError(f"{folder} is not a readable model: model.json: {error!r}") from None
-  bridge_hash = description.get("bridge_weights")
-  params = _read_weights(folder, saved, bridge=bridge_hash is None)
-  if bridge_hash is not None:
-    params["bridge"] = saved.encoder.init(jax.random.key(0))
-    if (found := _hash(params["bridge"])) != bridge_hash:
-      where = assembly.describe(saved.encoder)
-      raise KairosError(f"{folder} goes with the weights {bridge_hash[:12]} of its bridge; {found[:12]} lie at {where}")
-  return dataclasses.replace(saved, params=params)
+  return folder, saved, description.get("bridge_weights")
 
 
 def _hash(params: Params, begin: str = "") -> str:

@@ -84,11 +84,11 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
   return workdir / "model"
 
 
-def action_steps(config: RunConfig, normalizers: Mapping[str, EmbodimentNormalizer], frames: int) -> int:
+def action_steps(frames: int, video_fps: float, horizon: int, normalizers: Mapping[str, EmbodimentNormalizer]) -> int:
   """Actions of a sample: enough for a whole chunk after its last frame, at the fastest robot's rate."""
-  seconds = (frames - 1) / config.data.video_fps
+  seconds = (frames - 1) / video_fps
   fastest = max((normalizer.embodiment.control_hz for normalizer in normalizers.values()), default=0.0)
-  return round(seconds * fastest) + config.data.action_horizon
+  return round(seconds * fastest) + horizon
 
 
 def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Params, Params | None]:
@@ -151,7 +151,8 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
 
 def _shapes(this: _Run, stage: StageConfig, frames: tuple[int, ...], image_share: float) -> Shapes:
   """The shapes of a stage's batches."""
-  steps = {length: action_steps(this.config, this.normalizers, length) for length in frames}
+  data = this.config.data
+  steps = {x: action_steps(x, data.video_fps, data.action_horizon, this.normalizers) for x in frames}
   return Shapes(steps, stage.resolution, image_share)
 
 
