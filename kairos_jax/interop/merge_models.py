@@ -28,7 +28,15 @@ from kairos_jax.interop.stream_writer import Journal, Slot, StreamWriter, partia
 from kairos_jax.model import lora
 
 JOURNAL = "merge.journal"
-_SAME = ("codec", "encoder", "video_fps", "action_horizon", "max_delay")  # of a description
+_SAME = (
+  "codec",
+  "encoder",
+  "video_fps",
+  "action_horizon",
+  "max_delay",
+  "video_times",
+  "action_times",
+)  # of a description
 
 
 class Tensors(NamedTuple):

@@ -46,6 +46,8 @@ class SavedModel:
     clip_frames: length of a training clip.
     action_horizon: length of an action chunk.
     embodiments: by name, the robots that it drives and what maps their units to the model's; the first is the default.
+    video_times, action_times: the few steps of a tower that was distilled, timesteps before the shift; empty for one
+      that takes any number of steps.
     max_delay: most actions at a chunk's begin that it was trained to be given, see `flow.chunking`; 0: none.
   """
 
@@ -59,6 +61,8 @@ class SavedModel:
   action_horizon: int
   embodiments: dict[str, EmbodimentNormalizer]
   max_delay: int = 0
+  video_times: tuple[float, ...] = ()
+  action_times: tuple[float, ...] = ()
   low_bit: LowBit | None = None
 
 
@@ -143,6 +147,8 @@ def outline(folder: str | Path) -> tuple[Path, SavedModel, str | None]:
       frame_size=tuple(description["frame_size"]),
       embodiments={name: EmbodimentNormalizer.from_json(x) for name, x in description["embodiments"].items()},
       max_delay=description.get("max_delay", 0),
+      video_times=tuple(description.get("video_times", ())),
+      action_times=tuple(description.get("action_times", ())),
       low_bit=_known(LowBit(**description["low_bit"])) if "low_bit" in description else None,
     )
   except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -181,6 +187,7 @@ def _description(saved: SavedModel) -> dict[str, Any]:
     "embodiments": {name: normalizer.to_json() for name, normalizer in saved.embodiments.items()},
     **{name: getattr(saved, name) for name in _PLAIN},
     **({"max_delay": saved.max_delay} if saved.max_delay else {}),
+    **{name: times for name in ("video_times", "action_times") if (times := getattr(saved, name))},
     **({} if saved.low_bit is None else {"low_bit": saved.low_bit._asdict()}),
   }
 

@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kairos_jax.flow.distilled import few_steps
 from kairos_jax.flow.objectives.terms import Data, Metrics, Params, Velocity, clean, draw, mean, noised
+from kairos_jax.flow.sampler import few_steps
 from kairos_jax.flow.schedule import DMD_SHIFT, TRAIN_TIMESTEPS, Schedule
 
 LOWEST, HIGHEST = 0.02, 0.98  # noise levels at which student and teacher are compared

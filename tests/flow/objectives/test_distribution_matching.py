@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kairos_jax.flow.distilled import few_steps
 from kairos_jax.flow.objectives.distribution_matching import HIGHEST, LOWEST, DistributionMatching
 from kairos_jax.flow.objectives.terms import Data
+from kairos_jax.flow.sampler import few_steps
 from kairos_jax.flow.schedule import DMD_SHIFT, dmd_schedule, shifted
 from tests.flow.objectives import mixtures
 
