@@ -116,9 +116,10 @@ def guided(
     if at_once:
       both = _one_batch([context for context, _ in branches])
       velocities = velocity(jnp.concatenate([latents, latents]), timestep, both, None)
-      return mix(*jnp.split(velocities, 2), guidance)
-    positive, *negative = (velocity(latents, timestep, context, memory) for context, memory in branches)
-    return mix(positive, negative[0], guidance) if negative else positive
+      positive, negative = jnp.split(velocities, 2)
+      return mix(positive, negative, guidance)
+    first, *others = (velocity(latents, timestep, context, memory) for context, memory in branches)
+    return mix(first, others[0], guidance) if others else first
 
   return combined
 
