@@ -96,11 +96,11 @@ for name, model in papers.items():
 # %%
 for name, recording in recordings.items():
   for layer in recording.state:
-    found = probing.envelope(recording, layer)
-    shares = {name: found.off[name] / found.bound[name] for name in found.off}
-    worst = {name: f"{share.max():.2f} (median {np.median(share):.2f})" for name, share in shares.items()}
+    apart = probing.envelope(recording, layer)
+    shares = {kind: apart.off[kind] / apart.bound[kind] for kind in apart.off}
+    worst = {kind: f"{share.max():.2f} (median {np.median(share):.2f})" for kind, share in shares.items()}
     print(f"{name}, layer {layer}: measured over Lemma 4's bound, at most {worst}")
-    display(found.plot().figure)
+    display(apart.plot().figure)
 
 # %% [markdown]
 # ## A stream that feeds on its own imagination

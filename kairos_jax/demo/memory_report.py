@@ -135,12 +135,13 @@ def _reach(row: Row) -> str:
 
 
 def _by_variant(rows: Sequence[Row]) -> dict[str, list[Row]]:
-  """In the order in which the longest delay is solved, the best first."""
+  """In the order in which the longest delay is solved, the best first, of equals the one with more episodes."""
   found: dict[str, list[Row]] = {}
   for row in rows:
     found.setdefault(row["variant"], []).append(row)
   longest = max(rows[0]["successes"])
-  return dict(sorted(found.items(), key=lambda item: -pooled(item[1], longest).value))
+  rates = {name: pooled(rows, longest) for name, rows in found.items()}
+  return dict(sorted(found.items(), key=lambda item: (-rates[item[0]].value, -rates[item[0]].low)))
 
 
 def _page(header: Sequence[str], lines: Sequence[Sequence[str]], colors: int, out: Path) -> str:
