@@ -30,6 +30,8 @@ export MUJOCO_GL ?= egl
 
 .PHONY: test test-demo test-core demo notebook lint docs clean
 
+# Most programs of tests run once, and code that LLVM does not optimize is there in half the time; test-core optimizes it.
+test: export XLA_FLAGS += --xla_backend_optimization_level=0
 test: $(READY)
 	$(BIN)/python -m pytest $(WORKERS)
 

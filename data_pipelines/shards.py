@@ -73,7 +73,8 @@ def finalize(
 ) -> list[str]:
   """Makes the dataset of the shards that writers have left; an older one there is replaced.
 
-  The manifest is written last: a folder with a manifest is complete.
+  The manifest is written last: a folder with a manifest is complete. Until then the writers' shards stay where they
+  are, so after a kill at any moment it is called again.
 
   Args:
     folder: of the dataset.
@@ -110,11 +111,13 @@ def finalize(
   contents = {source: contents[source] for source in sorted(contents)}
   merged = {source: merged[source] for source in contents}
   (folder / MANIFEST).unlink(missing_ok=True)
-  for path in folder.glob("*.array_record"):  # of an older dataset
+  for path in folder.glob("*.array_record"):  # of an older dataset, or of one that was not finished
     path.unlink()
+  for file in (STATISTICS, index_lib.INDEX, MANIFEST):
+    files.remove_leftovers(folder / file)
   names = [f"{name}-{place:05d}-of-{len(numbers):05d}.array_record" for place in range(len(numbers))]
   for number, file in zip(numbers, names, strict=True):
-    os.replace(parts / f"{number:05d}.array_record", folder / file)
+    _link(parts / f"{number:05d}.array_record", folder / file)
   _save_statistics(folder / STATISTICS, merged, {"contents": {source: {} for source in merged}})
   index_lib.write(folder / index_lib.INDEX, index_lib.concatenate(indices))
   manifest = {
@@ -129,8 +132,22 @@ def finalize(
     "recipe": dict(recipe or {}),
   }
   files.write_json(folder / MANIFEST, manifest)
-  shutil.rmtree(parts)
+  clear(folder)
   return names
+
+
+def clear(folder: str | Path) -> None:
+  """Removes what writers have left in a folder that is complete: they may have been killed while they did so."""
+  shutil.rmtree(Path(folder) / PARTS, ignore_errors=True)
+
+
+def _link(path: Path, target: Path) -> None:
+  """The same file under a second name, or a copy where the file system has no such thing."""
+  try:
+    os.link(path, target)
+  except OSError:
+    with files.replaced(target) as partial:
+      shutil.copyfile(path, partial)
 
 
 def write_shards(

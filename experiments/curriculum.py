@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments import cue_reach
+from experiments import cue_reach, manipulation
 
 _TASKS = dict(t2v=0.3, ti2v=0.4, i2v=0.2, unconditional=0.1)
 _LENGTHS = (17, 33, 49, 81)
@@ -50,6 +50,8 @@ def get_config(variant: str = "paper") -> ConfigDict:
     config.train.update(steps=100_000, batch_size=64, grad_accum_steps=8)
     for stage in stages.values():
       stage["frozen"] = ("bridge/*",)
+  if names:
+    config.model.action.update(manipulation.widths(robots))
   config.order = tuple(stages)
   config.stages = ConfigDict(stages)
   return config

@@ -42,7 +42,7 @@ def get_config(data: str = "libero") -> ConfigDict:
   start = next((x.removeprefix("from=") for x in options if x.startswith("from=")), None)
   folder = Path(path or f"runs/data/{kind}")
   actions = kind != "manifest"
-  saved, dims = _saved(start) if start else None, _dims(kind, folder)
+  saved, dims = description(start) if start else None, _dims(kind, folder)
 
   config = ConfigDict()
   config.seed = 0
@@ -68,8 +68,8 @@ def get_config(data: str = "libero") -> ConfigDict:
   config.codec = ConfigDict(saved["codec"] if saved else dict(kind="wan", weights="weights/Wan2.1_VAE.pth"))
   config.bridge = ConfigDict(saved["bridge"] if saved else dict(kind="qwen", folder="weights/Qwen3.5-2B"))
   config.model = ConfigDict(dict(dtype="float32", remat="none") if saved else dict(dtype="bfloat16", remat="full"))
-  config.model.video = ConfigDict(_tower(saved, "video"))
-  config.model.action = ConfigDict({**_tower(saved, "action"), **dims})
+  config.model.video = ConfigDict(tower_fields(saved, "video"))
+  config.model.action = ConfigDict({**tower_fields(saved, "action"), **dims})
 
   config.train = ConfigDict(
     dict(
@@ -114,7 +114,7 @@ def get_config(data: str = "libero") -> ConfigDict:
 _NO_DELTA = ("action", "*/gated_delta/*")  # the action tower has attention alone
 
 
-def _saved(folder: str) -> dict[str, Any] | None:
+def description(folder: str) -> dict[str, Any] | None:
   """What model.json says, of a saved model's folder or of its run's; None where there is none."""
   for path in (Path(folder, "model.json"), Path(folder, "model", "model.json")):
     if path.exists():
@@ -122,7 +122,7 @@ def _saved(folder: str) -> dict[str, Any] | None:
   return None
 
 
-def _tower(saved: dict[str, Any] | None, name: str) -> dict[str, Any]:
+def tower_fields(saved: dict[str, Any] | None, name: str) -> dict[str, Any]:
   """A tower's config without what follows from others; the released one's is the default."""
   follows = ("dtype", "remat", "kernels", "text_dim", "channels", "attention_dim") + (("heads",) * (name == "action"))
   values = (saved or {}).get(name) or {}

@@ -36,22 +36,25 @@ class Progress:
   def __init__(self, bar: Bar, name: str, total: float, done: float, stderr: bool, lines: bool):
     self._bar, self._name, self._total, self._done, self._stderr = bar, name, total, done, stderr
     self._lines = lines and bar.disable
-    self._task = bar.add_task(name, total=total, text="")
+    self._task = bar.add_task(name, total=total, text="", count=self._count(done))
     bar.update(self._task, completed=done)
     self._last_line = time.monotonic()
 
   def update(self, done: float, text: str = "") -> None:
     """Says that `done` of the total is done, and something about it: losses, what comes next."""
     self._done = done
-    self._bar.update(self._task, completed=done, text=text)
+    self._bar.update(self._task, completed=done, text=text, count=self._count(done))
     now = time.monotonic()
     if self._lines and now - self._last_line > _PLAIN_LINE_EVERY:
-      show(f"{self._name}: {done:g}/{self._total:g}  {text}".rstrip(), stderr=self._stderr)
+      show(f"{self._name}: {self._count(done)}  {text}".rstrip(), stderr=self._stderr)
       self._last_line = now
 
   def advance(self, text: str = "") -> None:
     """Says that one more is done."""
     self.update(self._done + 1, text)
+
+  def _count(self, done: float) -> str:
+    return f"{done:.0%}" if self._total == 1 else f"{done:g}/{self._total:g}"
 
 
 @contextlib.contextmanager
@@ -65,13 +68,13 @@ def progress(
 
   Args:
     name: leads the bar and every line.
-    total: of the work, in any unit.
+    total: of the work, in any unit; 1: a share, shown in per cent.
     done: of it before this call, by a run that is resumed.
     stderr: write to standard error, because standard output holds the command's result.
     lines: False where there is no terminal and the block prints lines of its own.
   """
   console = _console(stderr)
-  columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:g}/{task.total:g}"))
+  columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
   bar = Bar(
     *columns, TextColumn("{task.fields[text]}"), console=console, transient=True, disable=not console.is_terminal
   )

@@ -35,6 +35,13 @@ def replaced(path: str | os.PathLike) -> Iterator[str]:
     temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(path: str | os.PathLike) -> None:
+  """Removes the temporary files of writers of `path` that were killed; none may be at work."""
+  target = pathlib.Path(path)
+  for temporary in target.parent.glob(f".{target.stem}.[0-9]*{target.suffix}"):
+    temporary.unlink()
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
   """Writes what JSON can hold, indented and with a line end."""
   text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -6,7 +6,7 @@ lowered, and a CPU may lower for a TPU. So "auto" traces every kernel beside XLA
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -42,30 +42,60 @@ def run(op: str, implementations: Mapping[str, Callable[..., Any]], named: str, 
     return _scoped(op, named, implementations[named])(*args, **kwargs)
 
   leaves, tree = jax.tree.flatten((args, kwargs))
-  traced = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]  # the rest is part of the program
-  arrays = [leaf for leaf, is_array in zip(leaves, traced, strict=True) if is_array]
+  is_array = tuple(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves)  # the rest is part of the program
+  arrays = [leaf for leaf, traced in zip(leaves, is_array, strict=True) if traced]
+  constants = tuple((type(leaf), leaf) for leaf, traced in zip(leaves, is_array, strict=True) if not traced)
+  program = _Program(op, tuple(implementations.items()), tree, is_array, constants)
+  if any(isinstance(array, jax.core.Tracer) for array in arrays):
+    return _traced(program, *arrays)
+  return _choose(program, _platform(arrays), arrays)  # computed at once, where the arrays are
 
-  def branch(name: str, *arrays: Any) -> Any:
-    values = iter(arrays)
-    given = [next(values) if is_array else leaf for leaf, is_array in zip(leaves, traced, strict=True)]
-    args, kwargs = jax.tree.unflatten(tree, given)
+
+class _Program(NamedTuple):
+  """A call without its arrays: what its trace depends on beside their shapes.
+
+  Attributes:
+    op: the operation's name.
+    implementations: names and functions.
+    tree: of (args, kwargs).
+    is_array: of each leaf.
+    constants: the other leaves, each with its type, because 1 == 1.0 == True.
+  """
+
+  op: str
+  implementations: tuple[tuple[str, Callable[..., Any]], ...]
+  tree: jax.tree_util.PyTreeDef
+  is_array: tuple[bool, ...]
+  constants: tuple[tuple[type, Any], ...]
+
+  def run(self, name: str, *arrays: Any) -> Any:
+    given, constants = iter(arrays), iter(self.constants)
+    leaves = [next(given) if traced else next(constants)[1] for traced in self.is_array]
+    args, kwargs = jax.tree.unflatten(self.tree, leaves)
     try:
-      return _scoped(op, name, implementations[name])(*args, **kwargs)
+      return _scoped(self.op, name, dict(self.implementations)[name])(*args, **kwargs)
     except Unsupported as reason:
       raise _Refusal(name) from reason
 
-  kernels = {platform: name for platform, name in KERNELS.items() if name in implementations}
-  if not any(isinstance(array, jax.core.Tracer) for array in arrays):  # computed at once, where the arrays are
-    here = _platform(arrays)
-    kernels = {platform: name for platform, name in kernels.items() if platform == here}
+
+# Tracing every kernel costs more than tracing the rest of a layer: equal calls of a process share a trace.
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _traced(program: _Program, *arrays: Any) -> Any:
+  return _choose(program, None, arrays)
+
+
+def _choose(program: _Program, platform: str | None, arrays: Sequence[Any]) -> Any:
+  """Runs the kernel of a platform, None: of any that the program will be lowered for; "xla" where that cannot."""
+  names = [name for name, _ in program.implementations]
+  kernels = {of: name for of, name in KERNELS.items() if name in names and platform in (None, of)}
   while kernels:
-    branches = {_LOWERING[platform]: functools.partial(branch, name) for platform, name in kernels.items()}
+    branches = {_LOWERING[of]: functools.partial(program.run, name) for of, name in kernels.items()}
     try:
-      return jax.lax.platform_dependent(*arrays, **branches, default=functools.partial(branch, "xla"))
+      return jax.lax.platform_dependent(*arrays, **branches, default=functools.partial(program.run, "xla"))
     except _Refusal as refusal:
-      _log_once(f"{op}: xla instead of {refusal.name}: {refusal.__cause__}")
-      kernels = {platform: name for platform, name in kernels.items() if name != refusal.name}
-  return branch("xla", *arrays)
+      _log_once(f"{program.op}: xla instead of {refusal.name}: {refusal.__cause__}")
+      kernels = {of: name for of, name in kernels.items() if name != refusal.name}
+  return program.run("xla", *arrays)
 
 
 def _platform(arrays: Sequence[Any]) -> str:

@@ -2,6 +2,9 @@
 
 import contextlib
 import gc
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -31,6 +34,18 @@ LONG = (
   "tests/understanding/test_generation.py",
   "tests/runtime/test_slots.py",
 )
+
+
+def pytest_configure(config):
+  """Gives the run a cache of programs: what tests, workers and the commands they start have in common compiles once."""
+  if "JAX_COMPILATION_CACHE_DIR" in os.environ:  # a worker has that of the run which started it
+    return
+  folder = tempfile.mkdtemp(prefix="kairos-tests-compiled-")
+  config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+  settings = {"jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0.2}
+  for name, value in settings.items():
+    os.environ[name.upper()] = str(value)
+    jax.config.update(name, value)
 
 
 @pytest.hookimpl(trylast=True)

@@ -51,4 +51,4 @@ def test_a_bar_in_a_terminal(monkeypatch):
     bar.update(0.25, "3 successes")
     console.show("a line above", stderr=True)
   text = terminal.file.getvalue()
-  assert "0.25/1" in text and "3 successes" in text and "a line above" in text
+  assert "25%" in text and "3 successes" in text and "a line above" in text

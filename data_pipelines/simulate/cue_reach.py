@@ -5,12 +5,13 @@ CUE_FRAMES frames (cue "hidden"), gray afterwards. Touching either ball, or HORI
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32
 
+from data_pipelines.simulate.observation import Observation
 from data_pipelines.simulate.scene import COLORS
 from data_pipelines.simulate.tabletop import ARM_COLOR, BALLS, STEP, Tabletop, arm
 from kairos_jax.errors import KairosError
@@ -46,14 +47,6 @@ BODIES = {  # by embodiment
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Observation:
-  """What the robot sees, by camera name, and what it feels."""
-
-  images: Mapping[str, UInt8[np.ndarray, "H W 3"]]
-  state: Float32[np.ndarray, "3"]  # tip position, m
-
-
 class CueReach:
   """The environment. An action is a tip displacement [3] in [-1, 1], in units of 6 cm a frame, in the robot's order.
 
@@ -63,12 +56,13 @@ class CueReach:
   Attributes:
     embodiment: name of the robot, see data_pipelines/embodiments.
     instruction: what to do; it never names the color.
+    license: of what it shows.
     goal: the index into BALLS of the ball to touch.
     touched: names of the balls touched so far, in order.
     hold: frames; it may be changed before a reset.
   """
 
-  instruction = INSTRUCTION
+  instruction, license = INSTRUCTION, "Apache-2.0"
 
   def __init__(self, size: int = 48, cue: Cue = "visible", robot: str = "slide_arm", speed: float = 0.0):
     """Compiles the scene once; `cue` may be changed before a reset, `robot` is one of BODIES.

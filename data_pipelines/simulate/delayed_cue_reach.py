@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float32
 
-from data_pipelines.simulate.cue_reach import BODIES, INSTRUCTION, Observation
+from data_pipelines.simulate.cue_reach import BODIES, INSTRUCTION
+from data_pipelines.simulate.observation import Observation
 from data_pipelines.simulate.scene import COLORS
 from data_pipelines.simulate.tabletop import Tabletop
 from kairos_jax.errors import KairosError

@@ -12,13 +12,14 @@ import numpy as np
 from data_pipelines import shards
 from data_pipelines.records import Clip
 from data_pipelines.simulate.delayed_robot import DelayedRobot
+from data_pipelines.simulate.demonstrations import Demonstrations
 from data_pipelines.simulate.hand import Hand
 from data_pipelines.simulate.physics import Physics
 from data_pipelines.simulate.robot import Robot
 from kairos_jax.errors import KairosError
 
 MOVING_SPEED = 0.15  # m/s of the balls: in half a second further than the tip reaches
-Simulator = Physics | Hand | Robot | DelayedRobot
+Simulator = Physics | Hand | Robot | DelayedRobot | Demonstrations
 KINDS: dict[str, Callable[[int], Simulator]] = {
   "physics": Physics,
   "hand": Hand,
@@ -30,6 +31,10 @@ KINDS: dict[str, Callable[[int], Simulator]] = {
   "delayed8": functools.partial(DelayedRobot, source="delayed8", colors=8),
   "delayed4_swap": functools.partial(DelayedRobot, source="delayed4_swap", swap=True),
   "delayed4_distract": functools.partial(DelayedRobot, source="delayed4_distract", distract=True),
+  # Of the extras `robots` and `libero`.
+  "metaworld": functools.partial(Demonstrations, name="metaworld", source="metaworld"),
+  "fetch": functools.partial(Demonstrations, name="fetch", source="fetch"),
+  "libero": functools.partial(Demonstrations, name="libero:spatial/0", source="libero"),
 }
 _PER_SHARD = 64
 _VERSION = 2  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade

@@ -8,6 +8,7 @@ import numpy as np
 
 from data_pipelines.records import Clip
 from data_pipelines.simulate.cue_reach import BODIES, CueReach
+from data_pipelines.simulate.disturbance import Disturbance
 from data_pipelines.simulate.filming import simulated_clip
 from data_pipelines.simulate.tabletop import BALLS
 
@@ -15,7 +16,6 @@ _FRAMES = (21, 41)  # shortest and longest clip
 _AFTER_TOUCH = 6  # frames
 _DISTURBED_SHARE = 0.6
 _DISTURBANCE = (0.3, 0.4)  # range of its standard deviation, in units of a full command
-_CORRELATION = 0.8  # of the disturbance, from one frame to the next
 
 
 class Robot:
@@ -50,15 +50,14 @@ class Robot:
     # Evaluation names its episodes by small seeds: these lie beyond.
     observation = env.reset(int(rng.integers(2**32, 2**63)))
     frames, states, actions = [observation.images[self._camera]], [observation.state], []
-    disturbance = scale * rng.standard_normal(3)
+    disturbance = Disturbance(rng, scale, 3)
     end = _FRAMES[1]
     while len(frames) < end:
       actions.append(env.expert())
-      observation, _, _ = env.step(actions[-1] + disturbance)
+      observation, _, _ = env.step(actions[-1] + disturbance.now)
       frames.append(observation.images[self._camera])
       states.append(observation.state)
-      innovation = np.sqrt(1 - _CORRELATION**2) * scale * rng.standard_normal(3)
-      disturbance = _CORRELATION * disturbance + innovation
+      disturbance.advance()
       if env.touched and end == _FRAMES[1]:
         end = min(max(len(frames) + _AFTER_TOUCH, _FRAMES[0]), _FRAMES[1])
     if env.touched != [BALLS[env.goal]]:

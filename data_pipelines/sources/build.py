@@ -152,6 +152,7 @@ def _finished(folder: Path, recipe: Mapping[str, Any]) -> Report | None:
   noted = manifest.get("recipe", {})
   if noted.get("import") != recipe:
     raise KairosError(f"{folder} holds another dataset, {manifest['name']!r}: choose a new folder")
+  shards.clear(folder)
   return _report(noted)
 
 

@@ -11,6 +11,8 @@ usage:
   kairos bench codec [--targets=v5e,v5p,sm90]
   kairos bench understanding
   kairos bench collectives
+  kairos bench simulators [--env=metaworld]
+  kairos bench loader [--lerobot=PYTHON] [--out=runs/loader]
   kairos bench lora
   kairos bench rehearsal [--model=kairos-4B-robot-RoboTwin2.0] [--out=runs/rehearsal]
 
@@ -44,6 +46,12 @@ random weights and after both gave the same; they need the extra `bench`. With `
 `collectives` compiles a layer for slices of 4 to 64 TPU chips that are not here, and reads off what a device sends for
 its share of a clip: ours, Ulysses, an all-gather of states, and gathering the sequence.
 
+`simulators` drives simulated robots by their scripts and tells the frames a second, pictures included, that one
+processor makes. They need the extra `robots`, or `libero`.
+
+`loader` loads training clips of 33 frames of 256 x 256 from records, and from LeRobot's mp4 in order; with the
+interpreter of an environment that has the package lerobot, beside its own loader on the same episodes.
+
 `lora` takes one training step of adapters, both losses, on random weights of the released world-action model's size,
 and tells its time and memory. The weights alone are 10 GB, in bfloat16.
 
@@ -67,7 +75,10 @@ from absl import flags
 from kairos_jax.cli import operations
 from kairos_jax.errors import KairosError
 
-MEASURES = "scaling kernels latency history serving chunking act codec understanding collectives lora rehearsal".split()
+MEASURES = (
+  "scaling kernels latency history serving chunking act codec understanding collectives simulators loader lora"
+  " rehearsal"
+).split()
 
 
 def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -75,7 +86,10 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   del argv
   flags.DEFINE_string("frames", "8,16,32,64,128", "scaling: lengths of the video, latent frames", flag_values=table)
   flags.DEFINE_string(
-    "out", None, "scaling, history, chunking, rehearsal: where to write (default runs/ and the name)", flag_values=table
+    "out",
+    None,
+    "scaling, history, chunking, loader, rehearsal: where to write (default runs/ and the name)",
+    flag_values=table,
   )
   flags.DEFINE_string("op", None, "kernels: one operation (default: all)", flag_values=table)
   flags.DEFINE_string("case", None, "kernels: one case (default: those for the device)", flag_values=table)
@@ -84,7 +98,9 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_list("delays", None, "chunking: control steps (default: all that a chunk allows)", flag_values=table)
   flags.DEFINE_integer("episodes", 200, "chunking: of each way, delay and model", lower_bound=1, flag_values=table)
   flags.DEFINE_list("bits", ["16", "8", "4"], "act: of a number of the large matrices", flag_values=table)
-  flags.DEFINE_integer("rounds", 30, "latency, history: timings of each", lower_bound=1, flag_values=table)
+  flags.DEFINE_integer("rounds", 30, "latency, history, loader: timings of each", lower_bound=1, flag_values=table)
+  flags.DEFINE_string("env", None, "simulators: a robot or task (default: metaworld and fetch)", flag_values=table)
+  flags.DEFINE_string("lerobot", None, "loader: interpreter that has lerobot", flag_values=table)
   flags.DEFINE_string("targets", None, "codec: chips to compile for instead; act: chips", flag_values=table)
   flags.DEFINE_integer("robots", 64, "serving: that ask at once", lower_bound=1, flag_values=table)
   flags.DEFINE_integer("steps", 3, "serving: denoising steps of a chunk", lower_bound=1, flag_values=table)
@@ -144,6 +160,12 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
       from kairos_jax.planning import collectives
 
       show(collectives.table(list(collectives.measure())))
+      return 0
+    case ["simulators"]:
+      _simulators(values.env)
+      return 0
+    case ["loader"]:
+      _loader(values.lerobot, values.rounds, Path(values.out or "runs/loader"))
       return 0
     case ["lora"]:
       _lora()
@@ -382,6 +404,28 @@ def _codec_compiled(targets: list[str]) -> None:
         f"{what:<7} {target:<6} {one.temporaries / 1e9:>15.1f} {one.flops / 1e12:>6.0f} {one.hbm_bytes / 1e9:>8.0f} "
         f"{one.roofline_seconds:>11.2f}  compiled in {one.compile_seconds:.0f} s"
       )
+
+
+def _simulators(env: str | None) -> None:
+  from data_pipelines.simulate.environments import named
+  from kairos_jax.console import show
+  from kairos_jax.evaluation import simulators
+
+  show(f"{'environment':<30}  " + "  ".join(f"{size:>4} px" for size in simulators.SIZES) + "  frames a second")
+  for name in named("metaworld") + named("fetch") if env is None else named(env):
+    rates = [simulators.frames_a_second(name, size) for size in simulators.SIZES]
+    show(f"{name:<30}  " + "  ".join(f"{rate:>7.0f}" for rate in rates))
+
+
+def _loader(lerobot: str | None, rounds: int, out: Path) -> None:
+  from kairos_jax.console import show
+  from kairos_jax.evaluation import loading
+
+  loading.write(out)
+  show(f"{loading.FRAMES} frames of {loading.SIZE} x {loading.SIZE}, batches of {loading.BATCH}, clips a second\n")
+  show(f"{'loader':<22}  {'by the clock':>12}  {'of processor':>12}")
+  for name, rate in loading.medians(loading.measure(out, lerobot, rounds)).items():
+    show(f"{name:<22}  {rate.wall:>12.1f}  {rate.processor:>12.1f}")
 
 
 def _lora() -> None:

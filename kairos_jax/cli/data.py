@@ -16,6 +16,7 @@ usage:
   kairos data inspect --work=WORK [--show=kept|rejected] [--node=Human/Hands] [--port=8080]
 
 `build` writes FOLDER/{physics,hand,robot}: ArrayRecord shards and a dataset.json; what is complete already is kept.
+With the extras `robots` and `libero` there are also metaworld, fetch and libero (docs/robots.md).
 `show` prints what each source holds (cameras, rates, embodiment, license), the statistics of its states and actions,
 and the first clips, which it draws into FOLDER/robot/contact_sheet.png.
 `import` reads a dataset of another format and writes such a folder. What cannot be read is left out, told in a line,

@@ -4,6 +4,8 @@ usage:
   kairos evaluate --model=runs/cue_reach
   kairos evaluate --model=runs/cue_reach --policies=model,random,expert --episodes=200
   kairos evaluate --model=runs/cue_reach --seed=1 --out=runs/other_episodes
+  kairos evaluate --model=runs/robots --env=metaworld
+  kairos evaluate --env=fetch --policies=random,expert --out=runs/fetch
 
 The task is to touch the ball that has the color of a bar. Policies:
 
@@ -13,6 +15,10 @@ The task is to touch the ball that has the color of a bar. Policies:
   random   uniform actions
   expert   a script that knows the answer
   held0, held8, held16, held32   hidden, and a brake holds the arm for so many frames after the color is gone
+
+--env names another environment: metaworld, fetch or libero, which are all tasks of that robot, or some of them, such as
+metaworld:push, libero:spatial or libero:spatial/0 (docs/robots.md). Their policies are model, blind, random and expert;
+the last two need no --model.
 
 Each line of the result is a rate, and the interval of 95 % (Wilson) that chance leaves around it:
 
@@ -44,6 +50,9 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   """Adds the flags."""
   del argv
   flags.DEFINE_string("model", None, "folder of a run or of its model", flag_values=table)
+  flags.DEFINE_string(
+    "env", "cue_reach", "environment: cue_reach, metaworld[:TASK], fetch, libero[:SUITE[/TASK]]", flag_values=table
+  )
   flags.DEFINE_integer("episodes", 100, "unseen episodes for each policy", lower_bound=1, flag_values=table)
   flags.DEFINE_string("policies", None, "which, separated by commas (default: all)", flag_values=table)
   flags.DEFINE_string("robot_data", None, "dataset of another robot to drive (default: the model's)", flag_values=table)
@@ -57,31 +66,43 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
   Raises:
     KairosError: a flag is missing or unknown, or there is no such model, or it cannot act.
   """
-  if positional or values.model is None:
-    raise KairosError("evaluate needs --model=FOLDER and takes flags only")
+  if positional or (values.model is None and (values.out is None or values.policies is None)):
+    raise KairosError(
+      "evaluate takes flags only, and needs --model=FOLDER, or --policies=random,expert and --out=FOLDER"
+    )
   from data_pipelines.normalize import make_normalizers
+  from data_pipelines.simulate.environments import named
   from data_pipelines.source import ArrayRecordSource
   from kairos_jax import console, files, runtime
   from kairos_jax.evaluation import comparison
   from kairos_jax.evaluation.record import EpisodeRecord
 
   known = [*comparison.ENTRIES, *comparison.HELD]
-  names = [name.strip() for name in values.policies.split(",")] if values.policies else list(comparison.ENTRIES)
+  names = [name.strip() for name in values.policies.split(",")] if values.policies else comparison.entries(values.env)
   if unknown := [name for name in names if name not in known]:
     raise KairosError(
       f"no policy {unknown[0]!r}{arguments.did_you_mean(unknown[0], known)}; there are {','.join(known)}"
     )
-  model = runtime.load(values.model)
-  if values.robot_data:
+  environments = [values.env] if values.env == comparison.CUE_REACH else named(values.env)
+  model = None if values.model is None else runtime.load(values.model)
+  if model is not None and values.robot_data:
     normalizers = make_normalizers({"robot": ArrayRecordSource(values.robot_data)})
     model = runtime.WorldModel(dataclasses.replace(model.saved, embodiments=normalizers))
   out = Path(values.out or Path(values.model, "evaluation"))
   record = EpisodeRecord(out / "episodes.jsonl")
-  scores = comparison.compare(model, names, episodes=values.episodes, record=record, seed=values.seed)
-  for name, score in scores.items():
+  scores = {}
+  for env in environments:
+    scores[env] = comparison.compare(model, names, env=env, episodes=values.episodes, record=record, seed=values.seed)
+  if len(environments) > 1:
+    scores["all"] = {name: comparison.together([one[name] for one in scores.values()]) for name in names}
+  labeled = {
+    name if len(scores) == 1 else f"{env} {name}": score for env, one in scores.items() for name, score in one.items()
+  }
+  width = max(8, *map(len, labeled))
+  for label, score in labeled.items():
     rate, low, high = score.rate
-    console.show(f"{name:8} {rate:.2f}  ({low:.2f} to {high:.2f})  {score.successes} of {score.episodes}")
-  rates = {name: score.rate for name, score in scores.items()}
+    console.show(f"{label:{width}} {rate:.2f}  ({low:.2f} to {high:.2f})  {score.successes} of {score.episodes}")
+  rates = {label: score.rate for label, score in labeled.items()}
   report = {
     "episodes": values.episodes,
     "seed": values.seed,

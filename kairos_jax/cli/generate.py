@@ -62,8 +62,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
 
   from kairos_jax import assembly, console, media, released
   from kairos_jax.errors import KairosError
-  from kairos_jax.flow.distilled import sample_distilled
-  from kairos_jax.flow.sampler import sample_video
+  from kairos_jax.flow.sampler import few_steps, sample_video
   from kairos_jax.flow.schedule import DMD_SHIFT, dmd_schedule, flow_schedule, video_shift
   from kairos_jax.interfaces import num_latents
   from kairos_jax.model import WorldActionModel
@@ -107,8 +106,15 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   with console.progress("denoising", request["steps"]) as bar:
     if "times" in request:
       schedule = dmd_schedule(request["times"], DMD_SHIFT)
-      sample: Any = lambda params, x: sample_distilled(  # noqa: E731
-        towers, params, x, schedule, context, observed=observed, on_step=lambda _: bar.advance()
+      sample: Any = lambda params, x: sample_video(  # noqa: E731
+        towers,
+        params,
+        x,
+        schedule,
+        context,
+        observed=observed,
+        integrate=few_steps,
+        on_step=lambda _: bar.advance(),
       )
     else:
       schedule = flow_schedule(request["steps"], video_shift(tokens_per_frame, count))

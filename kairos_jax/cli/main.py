@@ -36,6 +36,7 @@ COMMANDS = {
   "plan": Command("kairos_jax.cli.plan", "whether a run fits a slice of accelerators, and how fast it would be there"),
   "evaluate": Command("kairos_jax.cli.evaluate", "success of a trained model in closed loop, beside its baselines"),
   "quantize": Command("kairos_jax.cli.quantize", "write a model again with its large matrices in 8 or 4 bits"),
+  "merge": Command("kairos_jax.cli.merge", "make one model of several that were trained from one"),
   "ablate": Command("kairos_jax.cli.ablate", "train a grid of towers on a task of memory, and compare them"),
   "serve": Command("kairos_jax.cli.serve", "serve a trained model to robots over a websocket"),
   "play": Command("kairos_jax.cli.play", "watch a model's imagination on a page, and steer it"),
@@ -64,6 +65,7 @@ EXAMPLES = """\
   kairos play --model=runs/demo
   kairos export --model=runs/demo --out=runs/exported
   kairos quantize --model=runs/demo --bits=8 --out=runs/demo_int8
+  kairos merge --models=runs/a,runs/b --method=soup --out=runs/merged
   kairos bench scaling
   kairos bench kernels --op=gated_delta
   kairos kernels check --targets=v5e,v6e

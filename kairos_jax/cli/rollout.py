@@ -1,9 +1,10 @@
 """Imagines minutes of video from a trained model: segment after segment, each at the same cost.
 
 usage:
-  kairos rollout --model=runs/demo --minutes=10 [--out=runs/demo/rollout]
+  kairos rollout --model=runs/demo --minutes=10 [--kind=robot] [--out=runs/demo/rollout]
 
-The video begins with the first frames of a simulated episode that the model was not trained on; the rest is imagined.
+The video begins with the first frames of a simulated episode that the model was not trained on, of a kind that `kairos
+data build` makes; the rest is imagined.
 Writes into OUT: rollout.mp4, rollout.jsonl (wall time and resident memory of each segment) and rollout.png (both over
 imagined minutes). Ctrl-C ends it early and keeps what there is.
 """
@@ -29,6 +30,7 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   del argv
   flags.DEFINE_string("model", "runs/demo", "folder of a trained model, or of its run", flag_values=table)
   flags.DEFINE_float("minutes", 10.0, "of video to imagine", lower_bound=0.01, flag_values=table)
+  flags.DEFINE_string("kind", "robot", "of the episode: robot, turned_robot, metaworld, fetch, ...", flag_values=table)
   flags.DEFINE_string("out", None, "folder to write to (default MODEL/rollout)", flag_values=table)
   flags.DEFINE_integer("seed", 0, "of the episode and of the noise", lower_bound=0, flag_values=table)
 
@@ -37,9 +39,13 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   """Streams one rollout to files.
 
   Raises:
-    KairosError: an argument too many, endless minutes, no model there, one whose memory would grow, or no OpenGL.
+    KairosError: an argument too many, endless minutes, no model there, one whose memory would grow, an unknown
+      kind, or no OpenGL.
   """
+  import numpy as np
+
   from data_pipelines import embodiments
+  from data_pipelines.sampling import in_force
   from data_pipelines.simulate import generate
   from kairos_jax import console, media, runtime, seeds
   from kairos_jax.demo import pictures
@@ -58,10 +64,11 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   segments = math.ceil(values.minutes * 60 * fps / segment)
   require_constant_size(model.saved.model_config)
   # A seed of its own: the clips of small seeds are what models are trained on.
-  clip = next(
-    generate.generate("robot", 1, seeds.derive(values.seed, "evaluation", "rollout"), model.saved.frame_size[0])
-  )
-  seen = embodiments.picture(clip.embodiment, clip.cameras)[: num_frames(model.codec, _SEEN)]
+  seed = seeds.derive(values.seed, "evaluation", "rollout")
+  clip = next(generate.generate(values.kind, 1, seed, model.saved.frame_size[0]))
+  times = np.arange(num_frames(model.codec, _SEEN)) / fps
+  index = np.minimum(in_force(times, clip.video_fps), clip.frames - 1)
+  seen = embodiments.picture(clip.embodiment, {name: video[index] for name, video in clip.cameras.items()})
 
   out = Path(values.out or Path(values.model, "rollout"))
   out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Policies compared in closed loop on the same episodes of CueReach, of seeds that no training uses."""
+"""Policies compared in closed loop on the same episodes of an environment, of seeds that no training uses."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 
 from data_pipelines import embodiments
 from data_pipelines.simulate.cue_reach import BODIES, Cue, CueReach
+from data_pipelines.simulate.environments import ENVIRONMENTS, Scripted
 from kairos_jax import console, seeds
 from kairos_jax.errors import KairosError
 from kairos_jax.evaluation.closed_loop import Episode, run_episodes
@@ -20,7 +21,10 @@ from kairos_jax.interop import saved_model
 from kairos_jax.runtime import WorldModel
 from kairos_jax.runtime.slots import bucket
 
-SLOTS = 32  # episodes at once
+SLOTS, PACKAGED_SLOTS = 32, 8  # episodes at once: of CueReach, and of environments that take more room
+CUE_REACH = "cue_reach"  # the environment whose entries are all of those below
+WITHOUT_MODEL = ("random", "expert")  # entries that need none
+_SIZE, _STRIDE = 64, 4  # of a picture, pixels, and actions that random policies give at a time, where there is no model
 
 
 class Entry(NamedTuple):
@@ -63,17 +67,34 @@ class Score(NamedTuple):
     return wilson(self.successes, self.episodes)
 
 
-def episode_seeds(episodes: int, seed: int = 0) -> list[int]:
-  """Names of the episodes that `seed` gives: the same for every entry and model, and of no training data."""
-  return [seeds.derive(seed, "evaluation", "cue_reach", episode) for episode in range(episodes)]
+def together(scores: Sequence[Score]) -> Score:
+  """Those of several environments as one."""
+  successes, episodes, kept = np.array([(score.successes, score.episodes, score.kept) for score in scores]).sum(axis=0)
+  return Score(int(successes), int(episodes), int(kept), [])
+
+
+def entries(env: str) -> list[str]:
+  """Names of the entries that are usually compared in an environment; in CueReach there are also those of `HELD`."""
+  return [name for name, entry in ENTRIES.items() if env == CUE_REACH or entry.cue == "visible"]
+
+
+def episode_seeds(episodes: int, seed: int = 0, env: str = CUE_REACH) -> list[int]:
+  """Names of the episodes that `seed` gives: the same for every entry and model, and of no training data.
+
+  In LIBERO seed 0 gives the benchmark's own initial states, in their order.
+  """
+  if env.startswith("libero:") and seed == 0:
+    return list(range(episodes))
+  return [seeds.derive(seed, "evaluation", env, episode) for episode in range(episodes)]
 
 
 def compare(
-  model: WorldModel,
+  model: WorldModel | None,
   names: Sequence[str],
   *,
   episodes: int,
   record: EpisodeRecord,
+  env: str = CUE_REACH,
   seed: int = 0,
   film: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Score]:
@@ -82,26 +103,34 @@ def compare(
   What the record holds already is not run again; a line on the screen says so.
 
   Args:
-    model: whose success is asked for; it drives the robot that is the first of its embodiments.
+    model: whose success is asked for; in CueReach it drives the first of its embodiments that is there. Without one,
+      only the entries of `WITHOUT_MODEL` run.
     names: of `ENTRIES` and `HELD`.
     episodes: for each entry, at least 1.
     record: of finished episodes.
+    env: the environment: CUE_REACH, or one of `environments.ENVIRONMENTS`.
     seed: of the episodes.
     film: by entry, so many first episodes are filmed; for this they are run again.
 
   Raises:
-    KairosError: no episodes, or a model that cannot act.
+    KairosError: no episodes, an entry that the environment does not have or that needs a model, or a model that cannot
+      act.
   """
   if episodes < 1:
     raise KairosError(f"{episodes} episodes asked for; at least 1")
-  arena = _Arena(model, episodes)
-  name_of_model = saved_model.content_hash(model.saved)
+  for name in names:
+    if name not in entries(env) and not (name in HELD and env == CUE_REACH):
+      raise KairosError(f"no policy {name!r} in {env}; there are {', '.join(entries(env))}")
+    if model is None and name not in WITHOUT_MODEL:
+      raise KairosError(f"policy {name!r} needs a model; without one there are {', '.join(WITHOUT_MODEL)}")
+  arena = _Arena(model, env, episodes)
+  name_of_model = "none" if model is None else saved_model.content_hash(model.saved)
   scores = {}
   for name in names:
     entry = (ENTRIES | HELD)[name]
-    task = f"cue_reach/{entry.cue}" + (f"/held{entry.hold}" if entry.hold else "")
+    task = env + (f"/{entry.cue}" if env == CUE_REACH else "") + (f"/held{entry.hold}" if entry.hold else "")
     where = name_of_model, entry.policy, task  # the robot is in the model's hash
-    every = episode_seeds(episodes, seed)
+    every = episode_seeds(episodes, seed, env)
     filmed = every[: film.get(name, 0)]
     found = record.kept(*where)
     ended = {one: found[one] for one in every if one in found and one not in filmed}
@@ -125,14 +154,16 @@ def compare(
 class _Arena:
   """Environments and policies, made when they are first needed and shared by all entries."""
 
-  def __init__(self, model: WorldModel, episodes: int):
+  def __init__(self, model: WorldModel | None, env: str, episodes: int):
     # A batch that is not padded; of all episodes, so that what is left of them changes no number.
-    self._slots = bucket(min(SLOTS, episodes))
-    self._model = model
-    self._robot = next(iter(model.saved.embodiments), "slide_arm")
-    if self._robot not in BODIES:
-      raise KairosError(f"the model drives {self._robot!r}, which the simulator does not have: {', '.join(BODIES)}")
-    self._environments: list[CueReach] = []
+    self._slots = bucket(min(SLOTS if env == CUE_REACH else PACKAGED_SLOTS, episodes))
+    self._model, self._env = model, env
+    if env == CUE_REACH:
+      driven = ["slide_arm"] if model is None else list(model.saved.embodiments)
+      self._robot = next((robot for robot in driven if robot in BODIES), driven[0] if driven else "slide_arm")
+      if self._robot not in BODIES:
+        raise KairosError(f"the model drives {self._robot!r}, which the simulator does not have: {', '.join(BODIES)}")
+    self._environments: Sequence[Scripted] = []
     self._driver: ModelPolicy | None = None
 
   def play(self, entry: Entry, waiting: Sequence[int]) -> Iterator[Episode]:
@@ -140,21 +171,29 @@ class _Arena:
     if not waiting:
       return iter(())
     if not self._environments:
-      self._environments = [CueReach(self._model.saved.frame_size[0], robot=self._robot) for _ in range(self._slots)]
+      self._environments = [self._make() for _ in range(self._slots)]
     for environment in self._environments:
-      environment.cue, environment.hold = entry.cue, entry.hold
+      if isinstance(environment, CueReach):
+        environment.cue, environment.hold = entry.cue, entry.hold
     return run_episodes(self._environments, waiting, self._policy(entry.policy))
 
+  def _make(self) -> Scripted:
+    size = _SIZE if self._model is None else self._model.saved.frame_size[0]
+    return CueReach(size, robot=self._robot) if self._env == CUE_REACH else ENVIRONMENTS[self._env](size)
+
   def _policy(self, kind: str) -> Policy:
+    robot = self._environments[0].embodiment
     match kind:
       case "random":
-        return RandomPolicy(len(embodiments.get(self._robot).action), self._model.codec.time_stride)
+        stride = _STRIDE if self._model is None else self._model.codec.time_stride
+        return RandomPolicy(len(embodiments.get(robot).action), stride)
       case "expert":
         return ExpertPolicy(self._environments)
       case "blind":
         return BlindPolicy(self._policy("model"))
       case _:
+        assert self._model is not None
         if self._driver is None:
           instructions = [environment.instruction for environment in self._environments]
-          self._driver = ModelPolicy(self._model, instructions, self._robot)
+          self._driver = ModelPolicy(self._model, instructions, robot)
         return self._driver

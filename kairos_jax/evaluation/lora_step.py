@@ -15,8 +15,7 @@ import optax
 
 from kairos_jax import assembly
 from kairos_jax.flow.objective import Objective, ObjectiveConfig
-from kairos_jax.model import WorldActionConfig, WorldActionModel, lora
-from kairos_jax.model.world_action import init_params
+from kairos_jax.model import WorldActionConfig, WorldActionModel, lora, random_weights
 
 TARGETS = ("*/self_attn/?", "*/cross_attn/?", "*/gated_delta/*", "*/ffn/*")
 LATENTS = (1, 3, 4, 4, 16)  # of a clip of 9 frames of 32 x 32 pixels
@@ -66,11 +65,8 @@ def measure(
   objective = Objective(WorldActionModel(towers), encoder, codec, config, adapted.scale)
   optimizer = optax.adamw(1e-4)
 
-  shapes = jax.eval_shape(lambda: init_params(towers, jax.random.key(0)))
-  base = {
-    **(params or jax.tree_util.tree_map_with_path(_draw, shapes)),
-    "bridge": encoder.init(jax.random.key(0)),
-  }
+  shapes = random_weights.shapes_of(towers)
+  base = {**(params or random_weights.draw(towers)), "bridge": encoder.init(jax.random.key(0))}
   adapters = lora.init(shapes, adapted, jax.random.key(1))
   state = optimizer.init(adapters)
   batch, clean = _batch(towers, horizon, encoder)
@@ -99,18 +95,6 @@ def measure(
     loss_video=float(parts["loss_video"]),
     loss_action=float(parts["loss_action"]),
   )
-
-
-_BLOCK = np.random.default_rng(0).standard_normal(2**20).astype(np.float32)
-
-
-def _draw(path: tuple[Any, ...], shape: jax.ShapeDtypeStruct) -> jax.Array:
-  """Random weights of a trained one's size; the same million numbers again and again, for five billion take minutes."""
-  name, deviation = path[-1].key, 0.02
-  if name == "kernel":
-    deviation = shape.shape[-2] ** -0.5
-  block = (_BLOCK * deviation + (name == "scale")).astype(jnp.bfloat16)
-  return jnp.asarray(np.resize(block, shape.shape))
 
 
 def _batch(towers: WorldActionConfig, horizon: int, encoder: Any) -> tuple[dict[str, Any], Any]:

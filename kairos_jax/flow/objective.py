@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.chunking import hold_prefix, in_prefix
 from kairos_jax.flow.schedule import ACTION_SHIFT, TRAIN_TIMESTEPS, shifted, video_shift
-from kairos_jax.interfaces import ContextEncoder, VideoCodec, num_frames, num_latents
+from kairos_jax.interfaces import Context, ContextEncoder, VideoCodec, num_frames, num_latents
 from kairos_jax.model import WorldActionModel, lora
 
 Params = dict[str, Any]
@@ -169,7 +169,7 @@ class Objective:
     self, params: Params, batch: Batch, clean: Float[Array, "B F h w C"], draws: Draws
   ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss and its parts for given draws; `clean` are the latents of the batch's video."""
-    context = self.encoder.encode(params.get("bridge", {}), self._drop_text(batch["tokens"], draws.text))
+    context = self.context(params, batch, draws)
     frame = jnp.arange(clean.shape[1])
     is_history = (frame < draws.num_observed[:, None])[..., None, None, None]
     latents = jnp.where(is_history, clean, _mix(clean, draws.noise, draws.sigma))
@@ -182,7 +182,7 @@ class Objective:
       loss = _masked_mean(velocity - (draws.noise - clean), predicted)
       return loss, {"loss": loss, "loss_video": loss}
 
-    actions, mask, state, state_mask = self._decisions(batch, draws.action_num_observed)
+    actions, mask, state, state_mask = self.decisions(batch, draws.action_num_observed)
     has = jnp.repeat(batch["action_mask"].any(axis=1, keepdims=True), self.config.chunks_per_clip, axis=0)
     # Numbers that a robot lacks are 0 at every level, here and in the sampler: none of its own depends on them.
     noisy = jnp.where(has, _mix(actions, draws.action_noise, draws.action_sigma), 0.0)
@@ -207,6 +207,10 @@ class Objective:
     action_loss = _masked_mean(action_velocity - (draws.action_noise - actions), mask)
     loss = video_loss + self.config.action_weight * action_loss
     return loss, {"loss": loss, "loss_video": video_loss, "loss_action": action_loss}
+
+  def context(self, params: Params, batch: Batch, draws: Draws) -> Context:
+    """What the towers read of the batch's texts, as far as they are read."""
+    return self.encoder.encode(params.get("bridge", {}), self._drop_text(batch["tokens"], draws.text))
 
   def _drop_text(self, tokens: Any, kept: Bool[Array, "B"]) -> Any:
     """The tokens, those of an empty text where a clip's text is not kept."""
@@ -252,7 +256,7 @@ class Objective:
     # Actions have a clock of their own: the first is the one in force when that frame is seen.
     return jnp.round(now / fps * action_hz).astype(jnp.int32), now
 
-  def _decisions(self, batch: Batch, num_observed: Int[Array, "BR"]):
+  def decisions(self, batch: Batch, num_observed: Int[Array, "BR"]):
     """The action chunks that follow so many observed frames, and the robot's states at the last of them."""
     draws = num_observed.shape[0] // batch["action"].shape[0]
     rows = jnp.repeat(jnp.arange(batch["action"].shape[0]), draws)

@@ -1,4 +1,7 @@
-"""Euler sampling of the learned velocity: videos, actions, both. One compiled scan over noise levels."""
+"""Sampling of the learned velocity: videos, actions, both. One compiled scan over noise levels.
+
+A model integrates its velocity; a distilled student predicts the data in each of its few steps, and noises them again.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -61,6 +64,42 @@ def euler(
   return jax.lax.scan(step, constrain(sample), levels)
 
 
+def few_steps(
+  velocity: Callable[[Any, Any], Any],
+  sample: Any,
+  schedules: Any,
+  constrain: Callable[[Any], Any] = lambda sample: sample,
+  *,
+  trace: bool = False,
+  on_step: Callable[[Any], None] | None = None,
+) -> tuple[Any, Trace | None]:
+  """The steps of a distilled student: the data are predicted and noised to the next level, with the first noise.
+
+  Source: the reference's DMD pipeline; with a seed its fresh noise is the noise that it began with.
+
+  Args:
+    velocity: (sample, timestep) -> velocity.
+    sample: noise, one array.
+    schedules: a `Schedule`, from `dmd_schedule`.
+    constrain: applied to the sample before every step and, as in the reference, not after the last.
+    trace, on_step: see `euler`.
+  """
+  noise = jnp.asarray(sample)
+
+  def step(sample: Array, level: Any) -> tuple[Array, Trace | None]:
+    timestep, sigma, next_sigma = level
+    sample = constrain(sample)
+    v = velocity(sample, timestep)
+    data = sample - sigma * v
+    result = (1 - next_sigma) * data + next_sigma * noise
+    if on_step is not None:
+      jax.debug.callback(on_step, sigma)
+    return result, Trace(sample, v, result) if trace else None
+
+  levels = (schedules.timesteps, schedules.sigmas, schedules.next_sigmas)
+  return jax.lax.scan(step, noise, tuple(map(jnp.asarray, levels)))
+
+
 def guided(
   velocity: Callable[[Array, Array, Context, Memory | None], Array],
   branches: Sequence[tuple[Context, Memory | None]],
@@ -113,6 +152,7 @@ def sample_video(
   guidance: float = 1.0,
   negative: Context | None = None,
   negative_memory: Memory | None = None,
+  integrate: Callable[..., tuple[Any, Trace | None]] = euler,
   trace: bool = False,
   on_step: Callable[[Any], None] | None = None,
 ) -> tuple[Float[Array, "B F H W C"], Trace | None]:
@@ -121,6 +161,7 @@ def sample_video(
   Args:
     guidance: 1 leaves the negative context unread.
     negative_memory: the same history as `memory`, read under the negative context.
+    integrate: `euler`, or `few_steps` of a student.
     on_step: see `euler`.
 
   Raises:
@@ -135,7 +176,7 @@ def sample_video(
       )
     branches.append((required(negative, guidance), negative_memory))
   velocity = guided(video_velocity(model, params, observed), branches, guidance)
-  return euler(velocity, noise, schedule, hold(observed), trace=trace, on_step=on_step)
+  return integrate(velocity, noise, schedule, hold(observed), trace=trace, on_step=on_step)
 
 
 def sample_joint(
@@ -200,6 +241,7 @@ def sample_actions(
   previous: Float[Array, "B A action_dim"] | None = None,
   previous_weights: Float[Array, "B A"] | None = None,
   prefix: Int[Array, "B"] | None = None,
+  integrate: Callable[..., tuple[Any, Trace | None]] = euler,
   trace: bool = False,
   on_step: Callable[[Any], None] | None = None,
 ) -> tuple[Float[Array, "B A action_dim"], Trace | None]:
@@ -210,6 +252,7 @@ def sample_actions(
     previous: what is left of the chunk before, which this one shall continue; see `chunking`.
     previous_weights: guides the chunk to it by so much.
     prefix: makes this many of its actions, bit for bit, the chunk's first ones; for towers that were trained so.
+    integrate: `euler`, or `few_steps` of a student.
     on_step: see `euler`.
   """
 
@@ -225,7 +268,8 @@ def sample_actions(
     denoise = lambda actions, timestep: velocity(actions, timesteps(timestep))  # noqa: E731
   elif previous is not None:
     denoise = guided_by(velocity, previous, previous_weights, len(schedule.sigmas))
-  return euler(denoise, noise, schedule, constrain, trace=trace, on_step=on_step)
+  actions, steps = integrate(denoise, noise, schedule, constrain, trace=trace, on_step=on_step)
+  return constrain(actions), steps
 
 
 def video_velocity(

@@ -46,6 +46,8 @@ class SavedModel:
     clip_frames: length of a training clip.
     action_horizon: length of an action chunk.
     embodiments: by name, the robots that it drives and what maps their units to the model's; the first is the default.
+    video_times, action_times: the few steps of a tower that was distilled, timesteps before the shift; empty for one
+      that takes any number of steps.
     max_delay: most actions at a chunk's begin that it was trained to be given, see `flow.chunking`; 0: none.
   """
 
@@ -59,6 +61,8 @@ class SavedModel:
   action_horizon: int
   embodiments: dict[str, EmbodimentNormalizer]
   max_delay: int = 0
+  video_times: tuple[float, ...] = ()
+  action_times: tuple[float, ...] = ()
   low_bit: LowBit | None = None
 
 
@@ -102,6 +106,24 @@ def load(folder: str | Path) -> SavedModel:
     KairosError: there is no finished model, a file of it is damaged, or a weight is missing, unknown or of another
       shape or type than the description says; it is named.
   """
+  folder, saved, bridge_hash = outline(folder)
+  params = _read_weights(folder, saved, bridge=bridge_hash is None)
+  if bridge_hash is not None:
+    params["bridge"] = saved.encoder.init(jax.random.key(0))
+    if (found := _hash(params["bridge"])) != bridge_hash:
+      where = assembly.describe(saved.encoder)
+      raise KairosError(f"{folder} goes with the weights {bridge_hash[:12]} of its bridge; {found[:12]} lie at {where}")
+  return dataclasses.replace(saved, params=params)
+
+
+def outline(folder: str | Path) -> tuple[Path, SavedModel, str | None]:
+  """All but the parameters: the folder that holds the model, what its description says, and its bridge's hash.
+
+  The hash is None where the bridge's parameters are among the weights; see `describe`.
+
+  Raises:
+    KairosError: there is no finished model, or its description is damaged.
+  """
   folder = Path(folder)
   if not (folder / "model.json").exists() and (folder / "model").is_dir():
     folder = folder / "model"
@@ -125,18 +147,13 @@ def load(folder: str | Path) -> SavedModel:
       frame_size=tuple(description["frame_size"]),
       embodiments={name: EmbodimentNormalizer.from_json(x) for name, x in description["embodiments"].items()},
       max_delay=description.get("max_delay", 0),
+      video_times=tuple(description.get("video_times", ())),
+      action_times=tuple(description.get("action_times", ())),
       low_bit=_known(LowBit(**description["low_bit"])) if "low_bit" in description else None,
     )
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise KairosError(f"{folder} is not a readable model: model.json: {error!r}") from None
-  bridge_hash = description.get("bridge_weights")
-  params = _read_weights(folder, saved, bridge=bridge_hash is None)
-  if bridge_hash is not None:
-    params["bridge"] = saved.encoder.init(jax.random.key(0))
-    if (found := _hash(params["bridge"])) != bridge_hash:
-      where = assembly.describe(saved.encoder)
-      raise KairosError(f"{folder} goes with the weights {bridge_hash[:12]} of its bridge; {found[:12]} lie at {where}")
-  return dataclasses.replace(saved, params=params)
+  return folder, saved, description.get("bridge_weights")
 
 
 def _hash(params: Params, begin: str = "") -> str:
@@ -170,6 +187,7 @@ def _description(saved: SavedModel) -> dict[str, Any]:
     "embodiments": {name: normalizer.to_json() for name, normalizer in saved.embodiments.items()},
     **{name: getattr(saved, name) for name in _PLAIN},
     **({"max_delay": saved.max_delay} if saved.max_delay else {}),
+    **{name: times for name in ("video_times", "action_times") if (times := getattr(saved, name))},
     **({} if saved.low_bit is None else {"low_bit": saved.low_bit._asdict()}),
   }
 

@@ -16,7 +16,7 @@ from kairos_jax.interfaces import Context
 from kairos_jax.model import memory as memory_lib
 from kairos_jax.model.action_tower import ActionTower
 from kairos_jax.model.config import WorldActionConfig
-from kairos_jax.model.memory import Memory
+from kairos_jax.model.memory import FrameCache, Memory
 from kairos_jax.model.video_tower import Reuse, VideoTower, history_frames
 from pallas_kernels.window_attention import Span
 
@@ -110,19 +110,47 @@ class WorldActionModel(nn.Module):
     velocity, written = self.video(latents, timestep, context, num_observed=num_observed, length=length, remember=True)
     most = num_observed if isinstance(num_observed, int) else latents.shape[1]
     video = history_frames(written, self.config.video, most)
-    draws = actions.shape[0] // latents.shape[0]
-    action_context = action_context or context
-    if draws > 1:
-      video = _repeat(video, draws, axis=1)
-      if action_context.tokens.shape[0] < actions.shape[0]:
-        action_context = _repeat(action_context, draws, axis=0)
     if action_num_observed is None:
+      draws = actions.shape[0] // latents.shape[0]
       action_num_observed = jnp.repeat(jnp.broadcast_to(jnp.asarray(num_observed), latents.shape[:1]), draws)
-    assert self.config.action is not None, "denoise_joint needs an action tower"
+    action_context = action_context or context
+    return velocity, self.denoise_chunks(video, actions, action_timestep, action_context, action_num_observed)
+
+  def watch(
+    self,
+    latents: Float[Array, "B F H W C"],
+    context: Context,
+    *,
+    num_observed: Int[Array, "B"],
+    length: Int[Array, "B"] | None = None,
+  ) -> dict[str, FrameCache]:
+    """What `denoise_chunks` reads of a clip whose first frames are observed, as in `denoise_joint`."""
+    now = jnp.zeros(latents.shape[0])
+    _, written = self.video(latents, now, context, num_observed=num_observed, length=length, remember=True)
+    return history_frames(written, self.config.video, latents.shape[1])
+
+  def denoise_chunks(
+    self,
+    video: dict[str, FrameCache],
+    actions: Float[Array, "BR A action_dim"],
+    timestep: Float[Array, "BR"] | Float[Array, "BR A"],
+    context: Context,
+    num_observed: Int[Array, "BR"],
+  ) -> Float[Array, "BR A action_dim"]:
+    """Velocity of action chunks, R for each clip (clip-major), each after so many frames of what `watch` saw.
+
+    Args:
+      context: one for each clip or each chunk.
+    """
+    clips = jax.tree.leaves(video)[0].shape[1]
+    if (draws := actions.shape[0] // clips) > 1:
+      video = _repeat(video, draws, axis=1)
+      if context.tokens.shape[0] < actions.shape[0]:
+        context = _repeat(context, draws, axis=0)
+    assert self.config.action is not None, "actions need an action tower"
     bound = self.config.action.video_frames
-    start = None if bound is None else jnp.maximum(action_num_observed - bound, 0)
-    seen = Span(start=start, stop=action_num_observed)
-    return velocity, self.action(actions, action_timestep, action_context, video, seen)
+    start = None if bound is None else jnp.maximum(num_observed - bound, 0)
+    return self.action(actions, timestep, context, video, Span(start=start, stop=num_observed))
 
   def with_state(
     self,

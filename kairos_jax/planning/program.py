@@ -125,7 +125,13 @@ def picture(run: RunConfig, stage: str, size: tuple[int, int] | None) -> tuple[i
 
 
 def train_step(run: RunConfig, contexts: PlannedContexts, stage: str, mesh: Mesh, size: tuple[int, int]) -> Program:
-  """The step of `training.loop` on a stage's longest clips, lowered for the mesh."""
+  """The step of `training.loop` on a stage's longest clips, lowered for the mesh.
+
+  Raises:
+    KairosError: the stage distills, whose several networks are not counted yet.
+  """
+  if run.stages[stage].distill:
+    raise KairosError(f"stages.{stage}.distill is set; a plan knows stages of one network alone")
   towers, codec, config = model_config(run, with_actions=run.stages[stage].actions), assembly.make_codec(run.codec), run
   frames = max(run.stages[stage].frames or (run.data.frames,))
   adapters = run.stages[stage].lora

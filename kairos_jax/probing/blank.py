@@ -13,12 +13,9 @@ from kairos_jax import assembly
 from kairos_jax.errors import KairosError
 from kairos_jax.interfaces import Context
 from kairos_jax.interop.saved_model import SavedModel
-from kairos_jax.model import WorldActionConfig, WorldActionModel
+from kairos_jax.model import WorldActionConfig, WorldActionModel, random_weights
 from kairos_jax.model.memory import require_constant_size
-from kairos_jax.model.world_action import init_params
 from kairos_jax.runtime import WorldModel
-
-_BLOCK = 1_000_003  # random numbers that are drawn; larger tensors repeat them, each row from elsewhere
 
 
 class Need(NamedTuple):
@@ -51,7 +48,7 @@ def need(config: WorldActionConfig, size: int, streams: int = 1) -> Need:
     KairosError: the memory grows with the video.
   """
   require_constant_size(config)
-  shapes = _shapes(config)
+  shapes = random_weights.shapes_of(config)
   side, text = size // 8, config.video.text_dim
   latents = jax.ShapeDtypeStruct((streams, 1, side, side, config.video.channels), jnp.float32)
   context = Context(jax.ShapeDtypeStruct((streams, 8, text), jnp.float32))
@@ -77,18 +74,16 @@ def blank(config: WorldActionConfig, size: int, seed: int = 0) -> WorldModel:
   if action is None or size % 16 or size < 16:
     raise KairosError(f"blank: pictures of {size} pixels; allowed: multiples of 16, and a config with an action tower")
   rng = np.random.default_rng(seed)
-  block = rng.standard_normal(_BLOCK, np.float32)
   encoder = assembly.make_encoder(dict(kind="words", vocabulary=64, tokens=8, dim=8, text_dim=config.video.text_dim))
   codec = assembly.make_codec(dict(kind="pca", channels=config.video.channels))
   noise = (rng.integers(0, 256, (9, size, size, 3), np.uint8) for _ in range(4))
-  towers = jax.tree_util.tree_map_with_path(lambda path, x: _draw(path[-1].key, x, block), _shapes(config))
   return WorldModel(
     SavedModel(
       model_config=config,
       codec=codec,
       encoder=encoder,
       params={
-        **towers,
+        **random_weights.draw(config, seed),
         "bridge": encoder.init(jax.random.key(seed)),
         "codec": codec.fit(noise, seed, lambda done: None),
       },
@@ -99,23 +94,6 @@ def blank(config: WorldActionConfig, size: int, seed: int = 0) -> WorldModel:
       embodiments=_robot(action.state_dim, action.action_dim),
     )
   )
-
-
-def _shapes(config: WorldActionConfig) -> dict[str, Any]:
-  shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, config.video.dtype), shapes)
-
-
-def _draw(name: str, shape: jax.ShapeDtypeStruct, block: np.ndarray) -> jax.Array:
-  """Matrices keep the size of what passes through them, gates are those of a fresh model, norms do nothing."""
-  kind = np.dtype(shape.dtype)
-  if name in ("scale", "bias"):
-    return jnp.full(shape.shape, name == "scale", shape.dtype)
-  if name in ("A_log", "dt_bias"):
-    spread = np.abs(np.resize(block, shape.shape))
-    return jnp.asarray(np.log(spread + 0.1) if name == "A_log" else spread - 5.0, shape.dtype)
-  fan = shape.shape[-2] if name == "kernel" else shape.shape[-1]
-  return jnp.asarray(np.resize((block * fan**-0.5).astype(kind), shape.shape))
 
 
 def _robot(states: int, actions: int) -> dict[str, EmbodimentNormalizer]:

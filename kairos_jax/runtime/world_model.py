@@ -9,7 +9,7 @@ Example:
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from kairos_jax import seeds as seeds_lib
 from kairos_jax.errors import KairosError
 from kairos_jax.flow import sampler
 from kairos_jax.flow.chunking import soft_mask
-from kairos_jax.flow.schedule import ACTION_SHIFT, flow_schedule, video_shift
+from kairos_jax.flow.schedule import ACTION_SHIFT, DMD_SHIFT, Schedule, dmd_schedule, flow_schedule, video_shift
 from kairos_jax.interfaces import Context, num_latents
 from kairos_jax.interop import saved_model
 from kairos_jax.interop.saved_model import SavedModel
@@ -92,7 +92,7 @@ class WorldModel:
     Args:
       state: of the robot now, in its own units.
       seed: of the noise; one for each episode makes its answer independent of the batch that it is in.
-      steps: denoising steps.
+      steps: denoising steps; a distilled student takes its own.
       embodiment: which of the robots that the model drives; None is the first.
 
     Raises:
@@ -114,7 +114,8 @@ class WorldModel:
 
     Args:
       seed: see `act`.
-      steps: denoising steps; few give what is expected on average, many a sharper sample (docs/results.md).
+      steps: denoising steps; few give what is expected on average, many a sharper sample (docs/results.md). A
+        distilled student takes its own.
 
     Raises:
       KairosError: not a whole number of latents' worth of frames, or `steps` is below 1.
@@ -180,9 +181,9 @@ class WorldModel:
     assert action is not None  # `robot` has checked
     context = self.model.apply({"params": params}, stream.context, state, state_mask, method="with_state")
     noise = _noise(words, (self.saved.action_horizon, action.action_dim))
-    schedule = flow_schedule(steps, ACTION_SHIFT)
+    schedule, integrate = self._steps(self.saved.action_times, steps, ACTION_SHIFT)
     inputs = (stream.memory, noise, schedule, context)
-    before: dict[str, Any] = dict(previous=previous)
+    before: dict[str, Any] = dict(previous=previous, integrate=integrate)
     if previous is not None and self.saved.max_delay:
       before["prefix"] = jnp.minimum(delay, self.saved.max_delay)
     elif left is not None and delay is not None:
@@ -196,8 +197,16 @@ class WorldModel:
     """`imagine_latents`."""
     video = self.saved.model_config.video
     noise = _noise(words, (count, *stream.shape, video.channels))
-    schedule = flow_schedule(steps, video_shift(video.tokens_per_frame(*stream.shape), count))
-    return sampler.sample_video(self.model, params, noise, schedule, stream.context, memory=stream.memory)[0]
+    shift = video_shift(video.tokens_per_frame(*stream.shape), count)
+    schedule, integrate = self._steps(self.saved.video_times, steps, shift)
+    inputs = (noise, schedule, stream.context)
+    return sampler.sample_video(self.model, params, *inputs, memory=stream.memory, integrate=integrate)[0]
+
+  def _steps(self, times: tuple[float, ...], steps: int, shift: float) -> tuple[Schedule, Callable[..., Any]]:
+    """The levels of a tower and how it walks them: so many, or a student's own."""
+    if times:
+      return dmd_schedule(times, DMD_SHIFT), sampler.few_steps
+    return flow_schedule(steps, shift), sampler.euler
 
   def show(self, params: Params, stream: Stream, latents: Float[Array, "B N h w C"]) -> tuple[Array, Any]:
     """`decode`: uint8 pixels and the codec's state."""

@@ -1,4 +1,4 @@
-"""What of a stage's parameters trains: all but the frozen ones, or adapters in their place."""
+"""What of a stage's parameters trains: all but the frozen ones, or adapters or a student in their place."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from jaxtyping import Array
 from kairos_jax.interop import adapters as adapters_file
 from kairos_jax.model import WorldActionConfig, lora
 from kairos_jax.parallel import process
+from kairos_jax.training import distilling
 from kairos_jax.training import frozen as frozen_lib
 from kairos_jax.training.run_config import LoraConfig, StageConfig
 
@@ -16,11 +17,13 @@ ALWAYS_FROZEN = ("codec/*",)
 
 
 def split(params: Params, stage: StageConfig, key: Array) -> tuple[Params, Params]:
-  """What trains in the stage, adapters drawn from the key where it has them, and what is frozen.
+  """What trains in the stage, adapters drawn from the key or a student where it has them, and what is frozen.
 
   Raises:
     KairosError: a pattern matches nothing, or nothing is left to train.
   """
+  if stage.distill:
+    return distilling.begin(params, stage.distill), params
   if stage.lora is None:
     return frozen_lib.split(params, (*ALWAYS_FROZEN, *stage.frozen))
   adapters = lora.init(params, lora_of(stage.lora), key)
@@ -28,7 +31,9 @@ def split(params: Params, stage: StageConfig, key: Array) -> tuple[Params, Param
 
 
 def whole(trained: Params, frozen: Params, stage: StageConfig) -> Params:
-  """The model's parameters, with the adapters merged into them."""
+  """The model's parameters, with the adapters merged into them, or the student in its tower's place."""
+  if stage.distill:
+    return {**frozen, stage.distill.tower: trained[distilling.STUDENT]}
   params = frozen_lib.merge(trained, frozen)
   if stage.lora is None:
     return params

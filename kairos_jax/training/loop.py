@@ -11,6 +11,7 @@ from typing import NamedTuple
 import grain
 import jax
 import numpy as np
+import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
@@ -24,6 +25,7 @@ from kairos_jax.training import state as state_lib
 from kairos_jax.training.batches import to_devices
 from kairos_jax.training.best import BestCheckpoint
 from kairos_jax.training.checkpoint import Checkpoints
+from kairos_jax.training.in_turn import InTurn
 from kairos_jax.training.metrics import MEANS, MetricLog, average
 from kairos_jax.training.optimizer import make_optimizer
 from kairos_jax.training.profile import traced
@@ -79,12 +81,12 @@ def _sigterm_noted() -> Iterator[Callable[[int], bool]]:
 def train(
   *,
   name: str,
-  loss_fn: LossFn,
+  loss_fn: LossFn | InTurn,
   params: PyTree[Array],
   frozen: PyTree[Array] = {},  # noqa: B006
   data: grain.DatasetIterator,
   config: TrainConfig,
-  optimizer_config: OptimizerConfig,
+  optimizer_config: OptimizerConfig | None = None,
   steps: int,
   workdir: Path | str,
   mesh: Mesh,
@@ -98,12 +100,14 @@ def train(
 
   Args:
     name: of the stage, for the display.
-    loss_fn: (params, batch, key) -> (scalar loss, dict of scalar metrics), see `step.make_train_step`.
+    loss_fn: (params, batch, key) -> (scalar loss, dict of scalar metrics), see `step.make_train_step`; or several
+      networks with their losses and optimizers, whose parameters lie under their names.
     params: initial weights of what trains, left untouched.
     frozen: weights that `loss_fn` reads beside them: no gradient, no average, and their hash alone in a checkpoint.
     data: batches as dicts of numpy arrays [B, ...] with "id", the record ids; its position is saved and restored.
     config: of the run.
-    optimizer_config, steps: of the stage.
+    optimizer_config: of the stage; networks have their own.
+    steps: of the stage.
     workdir: folder of the run.
     mesh: from `parallel.mesh.make_mesh`.
     seed: of the random keys given to `loss_fn`.
@@ -120,7 +124,7 @@ def train(
   workdir = Path(workdir)
 
   # Plan: shapes and layout of the state, without allocating it.
-  optimizer = make_optimizer(optimizer_config, steps)
+  optimizer = _optimizer(loss_fn, optimizer_config, steps)
   create = partial(state_lib.create, optimizer=optimizer, key=jax.random.key(seed))
   abstract = jax.eval_shape(create, params)
   sharding = rules.sharding(mesh, abstract)
@@ -163,6 +167,7 @@ def train(
           progress.announce(f"step {flight.number}: {reason}; {recovery}")
           return False
         del metrics["finite"]
+        metrics = {key: value for key, value in metrics.items() if not np.isnan(value)}  # of a network out of turn
         window.append(metrics)
         done = flight.number + 1
         progress.update(done, metrics)
@@ -221,6 +226,13 @@ def train(
             break
       progress.announce(clock.spent())
   return state.ema
+
+
+def _optimizer(loss_fn: LossFn | InTurn, config: OptimizerConfig | None, steps: int) -> optax.GradientTransformation:
+  if isinstance(loss_fn, InTurn):
+    return loss_fn.optimizer(steps)
+  assert config is not None, "a loss without networks needs an optimizer"
+  return make_optimizer(config, steps)
 
 
 def _best(folder: Path, validation: Validation | None) -> AbstractContextManager[BestCheckpoint | None]:

@@ -15,8 +15,9 @@ from kairos_jax.parallel import process
 
 
 def average(window: list[dict[str, float]]) -> dict[str, float]:
-  """Mean of each metric over the steps since the last log point; all steps have the same keys."""
-  values = {name: jnp.array([step[name] for step in window]) for name in window[0]}
+  """Mean of each metric over those of the steps since the last log point that have it."""
+  names = dict.fromkeys(name for step in window for name in step)
+  values = {name: jnp.array([step[name] for step in window if name in step]) for name in names}
   return {name: float(clu_metrics.Average.from_model_output(v).compute()) for name, v in values.items()}
 
 

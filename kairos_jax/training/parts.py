@@ -14,12 +14,13 @@ from jaxtyping import UInt8
 from data_pipelines import embodiments
 from data_pipelines.contents import Contents
 from data_pipelines.curriculum.buckets import Resolution, Shapes
+from data_pipelines.normalize import EmbodimentNormalizer, make_normalizers
 from data_pipelines.records import Clip
 from data_pipelines.source import Source
 from kairos_jax import console, files
 from kairos_jax.errors import KairosError
 from kairos_jax.interfaces import ContextEncoder, VideoCodec, num_frames, num_latents
-from kairos_jax.interop import codec_weights
+from kairos_jax.interop import codec_weights, saved_model
 from kairos_jax.model import WorldActionConfig
 from kairos_jax.model.initialize import interpolate_video
 from kairos_jax.model.world_action import init_params
@@ -107,6 +108,13 @@ def take_codec(codec: VideoCodec, start: Params, path: Path, where: str, weights
   if other := [row for row in rows if row.what != "taken"]:
     raise KairosError(f"init_from {where}: its codec is of another kind than config key codec: {other[0].name}")
   _write_codec(path, taken["codec"])
+
+
+def units(sources: Mapping[str, Source], kept: str | None) -> Mapping[str, EmbodimentNormalizer]:
+  """What maps each robot's units to the model's: from the sources, or the own ones of a saved model that are kept."""
+  ours = make_normalizers(sources)
+  known = saved_model.outline(kept)[1].embodiments if kept else {}
+  return {name: known.get(name, normalizer) for name, normalizer in ours.items()}
 
 
 def _write_codec(path: Path, params: Params) -> None:

@@ -32,13 +32,18 @@ Weights = Mapping[str, Annotated[float, Range(0)]]
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-  """What is read: {folder}/{source} for each source, in samples of `frames` frames at `video_fps` Hz."""
+  """What is read: {folder}/{source} for each source, in samples of `frames` frames at `video_fps` Hz.
+
+  Attributes:
+    units: a saved model whose robots keep their units; None takes them from the statistics of the sources.
+  """
 
   folder: str
   sources: tuple[str, ...]
   frames: Count
   video_fps: Positive
   action_horizon: Count
+  units: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +53,7 @@ class ModelConfig:
   Attributes:
     dtype: of the computation.
     kernels: which implementation of the operations runs, see `VideoConfig`.
+    video_times, action_times: the steps of a tower that is a distilled student, timesteps before the shift.
     video, action: fields of `VideoConfig` and `ActionConfig` but those that follow from the rest of the config.
   """
 
@@ -56,6 +62,8 @@ class ModelConfig:
   dtype: Literal["float32", "bfloat16", "float16"] = "float32"
   remat: Literal["none", "dots", "full"] = "none"
   kernels: Literal["auto", "xla", "pallas_tpu", "pallas_gpu"] = "auto"
+  video_times: tuple[Annotated[float, Range(0, 1000)], ...] = ()
+  action_times: tuple[Annotated[float, Range(0, 1000)], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +161,28 @@ class LoraConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistillConfig:
+  """A student of few steps that learns from the tower as it is when the stage begins, see `training.distilling`.
+
+  Attributes:
+    tower: which one is distilled; its steps are those of `model.video_times` or `model.action_times`.
+    guidance: of the teacher, on video.
+    matching, consistency: weights of the two losses; without matching there is no critic.
+    teacher_steps: levels of the teacher between which consistency is asked for.
+    every: steps for one update of the student where it has a critic, which learns in every step.
+    critic_lr: peak learning rate of the critic; the rest of its optimizer is that of the stage.
+  """
+
+  tower: Literal["video", "action"]
+  critic_lr: Positive
+  guidance: Annotated[float, Range(0)] = 1.0
+  matching: Annotated[float, Range(0)] = 1.0
+  consistency: Annotated[float, Range(0)] = 0.0
+  teacher_steps: Count = 32
+  every: Count = 5
+
+
+@dataclasses.dataclass(frozen=True)
 class StageConfig:
   """One stage.
 
@@ -167,6 +197,7 @@ class StageConfig:
       no more than the tasks.
     optimizer: `config.optimizer` with what the stage says itself.
     frozen: patterns of the parameters that do not train in this stage, see `frozen.split`.
+    distill: makes a student of one tower, while all parameters are frozen; None trains the towers.
     lora: adapters that train, while all parameters but those it names are frozen; None trains the parameters.
   """
 
@@ -180,6 +211,7 @@ class StageConfig:
   optimizer: OptimizerConfig
   frozen: tuple[str, ...] = ()
   lora: LoraConfig | None = None
+  distill: DistillConfig | None = None
   objective: Literal["kairos", "official_video"] = "kairos"
   frames: tuple[Count, ...] = ()
   resolution: Resolution | None = None
@@ -410,6 +442,26 @@ def _check_stage(run: RunConfig, name: str, stage: StageConfig) -> None:
   except KairosError as error:
     raise KairosError(f"config key stages.{name}: {error}") from None
   model_config(run, with_actions=stage.actions)
+  if stage.distill:
+    _check_distilling(run, name, stage, stage.distill)
+
+
+def _check_distilling(run: RunConfig, name: str, stage: StageConfig, distill: DistillConfig) -> None:
+  """That there is something to distill, and nothing beside it that it does not know."""
+  key = f"stages.{name}"
+  times = run.model.video_times if distill.tower == "video" else run.model.action_times
+  if not times or list(times) != sorted(times, reverse=True) or len(set(times)) < len(times) or min(times) <= 0:
+    raise refused(f"model.{distill.tower}_times", times, f"falling timesteps up to 1000, for {key} distills that tower")
+  if stage.lora or stage.frozen or stage.objective != "kairos":
+    raise refused(f"{key}.distill", distill, "None beside lora, frozen or another objective")
+  if not distill.matching and not distill.consistency:
+    raise refused(f"{key}.distill.matching", distill.matching, "above 0, or distill.consistency is")
+  if (distill.tower == "action") != stage.actions:
+    raise refused(f"{key}.actions", stage.actions, f"{not stage.actions}, for the {distill.tower} tower is distilled")
+  if distill.tower == "action" and (run.train.max_delay or distill.guidance != 1.0):
+    raise refused(f"{key}.distill.guidance", distill.guidance, "1 for actions, and a train.max_delay of 0")
+  if run.validation and name in run.validation.stages:
+    raise refused("validation.stages", run.validation.stages, f"stages but {name}, whose student has another loss")
 
 
 def _check_validation(run: RunConfig, validation: ValidationConfig) -> None:

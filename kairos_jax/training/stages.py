@@ -13,7 +13,7 @@ from data_pipelines.curriculum.buckets import Shapes
 from data_pipelines.curriculum.schedule import Mixture
 from data_pipelines.held_out import hold_out
 from data_pipelines.loader import make_loader
-from data_pipelines.normalize import EmbodimentNormalizer, make_normalizers
+from data_pipelines.normalize import EmbodimentNormalizer
 from data_pipelines.source import ArrayRecordSource, ReadReport, Source
 from kairos_jax import assembly, seeds
 from kairos_jax.flow.objective import Objective
@@ -24,9 +24,10 @@ from kairos_jax.interop.saved_model import SavedModel
 from kairos_jax.model import ActionConfig, WorldActionModel
 from kairos_jax.parallel import process
 from kairos_jax.parallel.mesh import make_mesh, reader
-from kairos_jax.training import adapted, contexts, parts
+from kairos_jax.training import adapted, contexts, distilling, parts
 from kairos_jax.training import start as start_lib
 from kairos_jax.training.checkpoint import load_params
+from kairos_jax.training.in_turn import InTurn
 from kairos_jax.training.loop import train
 from kairos_jax.training.parts import Params
 from kairos_jax.training.run_config import RunConfig, StageConfig, model_config, objective_config, stage_steps
@@ -54,7 +55,7 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
   sources: dict[str, Source] = {
     name: ArrayRecordSource(Path(config.data.folder) / name, report) for name in config.data.sources
   }
-  normalizers, held_out = make_normalizers(sources), {}
+  normalizers, held_out = parts.units(sources, config.data.units), {}
   if config.validation:
     name = config.validation.source
     sources[name], held_out[name] = hold_out(sources[name], config.validation.clips)
@@ -84,18 +85,19 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
   return workdir / "model"
 
 
-def action_steps(config: RunConfig, normalizers: Mapping[str, EmbodimentNormalizer], frames: int) -> int:
+def action_steps(frames: int, video_fps: float, horizon: int, normalizers: Mapping[str, EmbodimentNormalizer]) -> int:
   """Actions of a sample: enough for a whole chunk after its last frame, at the fastest robot's rate."""
-  seconds = (frames - 1) / config.data.video_fps
+  seconds = (frames - 1) / video_fps
   fastest = max((normalizer.embodiment.control_hz for normalizer in normalizers.values()), default=0.0)
-  return round(seconds * fastest) + config.data.action_horizon
+  return round(seconds * fastest) + horizon
 
 
 def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Params, Params | None]:
   """All parameters after the stage: the averaged ones at its end, and at its best where validation kept that."""
   config, stage, steps = this.config, this.config.stages[name], stage_steps(this.config)[name]
   logging.info("stage %s: %d steps", name, steps)
-  towers = model_config(config, with_actions=stage.actions)
+  # A tower that is distilled leaves its model's others as they are.
+  towers = model_config(config, with_actions=stage.actions or (bool(stage.distill) and "action" in {**start, **params}))
   init_key = jax.random.key(seeds.derive(config.seed, "stage", name, "init"))
   params = parts.grow(params, start, towers, this.encoder, init_key, config.init_from or "nothing", this.mesh)
   bridge: Params = {}
@@ -108,7 +110,10 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   scale = adapted.lora_of(stage.lora).scale if stage.lora else 1.0
   model = WorldActionModel(towers)
   objective = Objective(model, this.encoder, this.codec, objective_config(config, name), scale)
-  loss_fn: LossFn = objective
+  loss_fn: LossFn | InTurn = objective
+  if stage.distill:
+    times = config.model.video_times if stage.distill.tower == "video" else config.model.action_times
+    loss_fn = distilling.networks(objective, stage.distill, times, stage.optimizer)
   if stage.objective == "official_video":
     loss_fn = OfficialVideoObjective(model, this.encoder, this.codec, stage.tasks, scale)
   data = make_loader(
@@ -151,7 +156,8 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
 
 def _shapes(this: _Run, stage: StageConfig, frames: tuple[int, ...], image_share: float) -> Shapes:
   """The shapes of a stage's batches."""
-  steps = {length: action_steps(this.config, this.normalizers, length) for length in frames}
+  data = this.config.data
+  steps = {x: action_steps(x, data.video_fps, data.action_horizon, this.normalizers) for x in frames}
   return Shapes(steps, stage.resolution, image_share)
 
 
@@ -212,6 +218,8 @@ def _save(this: _Run, folder: Path, params: Params) -> None:
     clip_frames=config.data.frames,
     action_horizon=config.data.action_horizon,
     max_delay=config.train.max_delay,
+    video_times=config.model.video_times,
+    action_times=config.model.action_times if "action" in params else (),
     embodiments=dict(this.normalizers),
   )
   if process.is_first():

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from kairos_jax.training import frozen as frozen_lib
 from kairos_jax.training.batches import Batch, microbatches
+from kairos_jax.training.in_turn import InTurn
 from kairos_jax.training.state import TrainState
 
 Metrics = dict[str, Array]
@@ -46,7 +47,7 @@ def _loss_and_gradients(
 
 
 def make_train_step(
-  loss_fn: LossFn,
+  loss_fn: LossFn | InTurn,
   optimizer: optax.GradientTransformation,
   ema_decay: float,
   grad_accum_steps: int,
@@ -60,8 +61,8 @@ def make_train_step(
 
   Args:
     loss_fn: (params, batch, key) -> (scalar loss, dict of scalar metrics); params are the state's and the frozen ones
-      together, and only the state's have a gradient.
-    optimizer: for example `optimizer.make_optimizer(...)`.
+      together, and only the state's have a gradient. Or several networks that learn in turn.
+    optimizer: for example `optimizer.make_optimizer(...)`, or that of the networks.
     ema_decay: final decay of the moving average, see `ema_decay_at`.
     grad_accum_steps: number of micro-batches; divides the batch size.
     state_sharding: layout of the state, kept from step to step; None leaves it to the compiler.
@@ -79,7 +80,8 @@ def make_train_step(
     lr_scale: Float[Array, ""] = _WHOLE,
   ) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    loss, metrics, gradients = _loss_and_gradients(loss_fn, state.params, frozen, batch, key, grad_accum_steps)
+    now = loss_fn.at(state.step) if isinstance(loss_fn, InTurn) else loss_fn
+    loss, metrics, gradients = _loss_and_gradients(now, state.params, frozen, batch, key, grad_accum_steps)
     grad_norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 

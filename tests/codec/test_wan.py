@@ -70,6 +70,7 @@ def test_as_the_oracle_does(frames, odd):
   np.testing.assert_allclose(ODD.decode(params, latents)[0][0], np.clip(want, -1, 1), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_decoding_in_any_pieces_is_decoding_at_once(small):
   latents = np.random.default_rng(3).standard_normal((2, 6, 3, 5, 5)).astype(np.float32)
   whole, end = SMALL.decode(small, latents)
@@ -114,7 +115,7 @@ def test_the_state_does_not_grow(small):
   assert sizes[0] == sizes[1] == sizes[2]
 
 
-@pytest.mark.parametrize("extra", [-23, 0, 1])
+@pytest.mark.parametrize("extra", [pytest.param(-23, marks=pytest.mark.slow), 0, 1])
 def test_decoding_after_encoding_goes_on_where_the_video_is(extra, small):
   """Whether its beginning is near or far; rows of a batch may be differently old."""
   count = SMALL.reach + extra
@@ -132,6 +133,7 @@ def test_decoding_after_encoding_goes_on_where_the_video_is(extra, small):
   np.testing.assert_allclose(got[1], young_whole[0, 1:], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_real_frames_after_imagined_ones_continue_the_real_ones(small):
   pixels = video(14, 9, 8, 8)
   whole, end = SMALL.encode(small, pixels)
@@ -176,6 +178,7 @@ def test_tiles_of_what_each_pixel_does_by_itself_are_the_whole(tile, stride):
   np.testing.assert_allclose(got, whole, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tiles_are_streams(small):
   pixels = video(10, 9, 6, 10, batch=2)
   whole, _ = SMALL.encode_tiled(small, pixels, (2, 3), (1, 2))

@@ -18,7 +18,7 @@ from tests.evaluation.counter import Counter
 class Short(Counter):
   """Three to seven steps long; what drives it well is the expert, whose first number is always odd."""
 
-  cue = "visible"
+  cue, license = "visible", "MIT"
 
   def reset(self, seed):
     first = super().reset(3 + seed % 5)
@@ -132,3 +132,22 @@ def test_lines_name_the_models_content(model, tmp_path):
     "success": True,
     "steps": 3 + comparison.episode_seeds(1)[0] % 5,
   }
+
+
+def test_another_environment_without_a_model(tmp_path, monkeypatch):
+  """Its episodes have seeds of their own, and its policies are those that know nothing of a bar's color."""
+  monkeypatch.setitem(comparison.ENVIRONMENTS, "count:odd", Short)
+  started.clear()
+  scores = compare(None, tmp_path, ("random", "expert"), env="count:odd")
+  assert started == comparison.episode_seeds(5, env="count:odd") * 2 != comparison.episode_seeds(5) * 2
+  assert (scores["random"].successes, scores["expert"].successes) == (0, 5)
+  together = comparison.together([scores["random"], scores["expert"]])
+  assert (together.successes, together.episodes, together.rate) == (5, 10, intervals.wilson(5, 10))
+  line = json.loads((tmp_path / "episodes.jsonl").read_text().splitlines()[0])
+  assert (line["model"], line["environment"]) == ("none", "count:odd")
+  assert comparison.episode_seeds(3, env="libero:goal/1") == [0, 1, 2]  # the benchmark's own initial states
+  assert comparison.entries("count:odd") == ["model", "blind", "random", "expert"]
+  with pytest.raises(KairosError, match="no policy 'hidden' in count:odd; there are model, blind, random, expert"):
+    compare(None, tmp_path, ("hidden",), env="count:odd")
+  with pytest.raises(KairosError, match="policy 'blind' needs a model; without one there are random, expert"):
+    compare(None, tmp_path, ("blind",), env="count:odd")

@@ -16,6 +16,7 @@ def report(tiny_saved):
   return low_bit.compare(tiny_saved, low_bit.quantized(tiny_saved, "int8"), tiny.frames(5), "push it")
 
 
+@pytest.mark.slow
 def test_int8_is_near_and_smaller(report):
   assert report.ratio < 2 and report.bytes < report.bfloat16_bytes * 2
   assert 0 < max(report.weights.values()) < 0.02
@@ -24,6 +25,7 @@ def test_int8_is_near_and_smaller(report):
   assert set(report.outputs) == {"0 SWA", "1 DSWA", "2 GATED"}
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_the_layers_named(tiny_saved, report):
   narrow = low_bit.quantized(tiny_saved, "int8").params["video"]["groups"]["layer_1"]["ffn"]["up"]["kernel"]
   whole = np.asarray(tiny_saved.params["video"]["groups"]["layer_1"]["ffn"]["up"]["kernel"])

@@ -151,7 +151,7 @@ def test_actions_follow_the_observed_frames(params, batch, fps, action_hz):
   rates = {"fps": np.full(BATCH, fps, np.float32), "action_hz": np.full(BATCH, action_hz, np.float32)}
   marked = {**batch, **rates, "action": steps, "action_mask": mask, "state": -frames}
   objective = objective_of(config_of(action_horizon=CHUNK, max_observed=3), model)
-  actions, got_mask, state, state_mask = objective._decisions(marked, jnp.array([1, 2, 3]))
+  actions, got_mask, state, state_mask = objective.decisions(marked, jnp.array([1, 2, 3]))
   for clip, num_observed in enumerate([1, 2, 3]):
     seconds = 4 * (num_observed - 1) / fps
     for i in range(CHUNK):

@@ -106,7 +106,7 @@ def test_prefill_then_denoise_is_the_full_pass(num_observed, video_frames):
   np.testing.assert_allclose(got, alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("video_frames", [None, 1])
+@pytest.mark.parametrize("video_frames", [pytest.param(None, marks=pytest.mark.slow), 1])
 def test_causal_history_does_not_depend_on_its_chunks_and_serves_every_decision(video_frames):
   model_config = tiny.config(causal_history=True, video_frames=video_frames)
   latents, context, params = tiny.latents(4), tiny.context(), tiny.params(model_config)
@@ -217,6 +217,7 @@ def test_token_rule_cannot_stream():
     )
 
 
+@pytest.mark.slow
 def test_streams_that_began_at_different_moments_share_a_batch():
   """Fill, position and delta state are each stream's own; nothing is compiled again when positions differ."""
   params, context = tiny.params(BOUNDED), tiny.context(3, masked=True)

@@ -1,5 +1,6 @@
 """Which implementation runs, and how it says so."""
 
+import functools
 import logging
 
 import jax
@@ -69,6 +70,26 @@ def test_what_is_no_array_stays_part_of_the_program():
 
   fn = jax.jit(lambda x: dispatch.run("toy", {"xla": repeat, "pallas_tpu": repeat}, "auto", x, times=3))
   assert fn(1.0).shape == (3,)
+
+
+def test_equal_calls_are_traced_once_and_others_are_not_taken_for_equal():
+  traced = []
+
+  def times(name, x, scale):
+    traced.append((name, x.shape, scale))
+    return x * scale
+
+  implementations = {name: functools.partial(times, name) for name in IMPLEMENTATIONS}
+  run = functools.partial(dispatch.run, "toy", implementations, "auto")
+  one = jnp.ones(1)
+  for _ in range(2):
+    jax.jit(lambda x: run(run(x, scale=3), scale=3))(one)
+  assert sorted(traced) == [(name, (1,), 3) for name in sorted(IMPLEMENTATIONS)]
+  for x, scale in ((one, 3.0), (jnp.ones(2), 3.0), (one, 4)):
+    traced.clear()
+    assert (jax.jit(functools.partial(run, scale=scale))(x) == x * scale).all()
+    assert sorted(traced) == [(name, x.shape, scale) for name in sorted(IMPLEMENTATIONS)]
+    assert all(type(of) is type(scale) for _, _, of in traced)
 
 
 def test_an_unknown_name_is_refused():

@@ -89,6 +89,7 @@ def test_an_error_of_size_zero_is_nothing(model, streams):
   assert not followed.state.any() and not followed.out.any()
 
 
+@pytest.mark.slow
 def test_an_error_decays_as_the_update_says(tiny_saved, model, streams):
   """Held against the product of the one-step matrices, built from recorded gates and keys in float64."""
   video = np.stack([tiny.frames(17, seed=j) for j in range(2)])

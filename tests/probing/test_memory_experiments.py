@@ -64,6 +64,7 @@ def test_drift_is_imagination_frame_by_frame(model, video):
   assert next(iter(rollout.segments(model, stream, 1, 4, 3))).shape[1] == 4  # the stream is as it was
 
 
+@pytest.mark.slow
 def test_an_error_that_comes_again_stays_below_its_bound(video):
   """Which is what the decays leave of all errors so far."""
   model = WorldModel(tiny.saved(tiny.model_config(layers=("GATED", "SWA"))))

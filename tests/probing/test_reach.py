@@ -39,7 +39,7 @@ def test_the_reach_that_a_config_gives(layers, video_frames, action, video):
     pytest.param(("GATED", "SWA"), marks=pytest.mark.slow),
   ],
 )
-@pytest.mark.parametrize("of", ["action", "video"])
+@pytest.mark.parametrize("of", [pytest.param("action", marks=pytest.mark.slow), "video"])
 def test_beyond_the_reach_the_gradient_is_zero(layers, of):
   model = WorldModel(tiny.saved(tiny.model_config(layers=layers, video_frames=1)))
   found = probing.reach(model, VIDEO, "push", STATE, of=of, directions=2)

@@ -23,6 +23,7 @@ def folder(tmp_path_factory):
   return path
 
 
+@pytest.mark.slow
 def test_a_loaded_model_sees_acts_and_imagines(folder):
   model = kairos_jax.load(WAM, weights=folder, dtype="float32")
   frames = np.random.default_rng(0).integers(0, 256, (5, 32, 16, 3), np.uint8)

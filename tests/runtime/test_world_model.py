@@ -18,6 +18,7 @@ def model(tiny_saved):
   return WorldModel(tiny_saved)
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_episodes_one_by_one(model):
   """Whatever their order and company: each has its own instruction, state and noise."""
   first, later = np.stack([tiny.frames(5, seed=i) for i in (0, 1)]), np.stack([tiny.frames(4, seed=i) for i in (2, 3)])

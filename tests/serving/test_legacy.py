@@ -164,6 +164,7 @@ def image():
   return one
 
 
+@pytest.mark.slow
 def test_a_request_is_answered_over_http_as_in_process(start, model, monkeypatch):
   """The image and the state are put in after reading, because PIL and torch are what a client pickles with."""
   state = np.float32([[0.5, -1, 2]])

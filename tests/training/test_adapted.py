@@ -40,6 +40,7 @@ def tuned(base, **stage):
   return config
 
 
+@pytest.mark.slow
 def test_adapters_alone_are_trained_and_saved_and_merged_in_the_model(base, tmp_path):
   curriculum.run(tuned(base, lora=LORA), tmp_path)
   before, after = (saved_model.load(folder).params for folder in (base / "run", tmp_path))
@@ -64,6 +65,7 @@ def test_named_parameters_train_beside_the_adapters(base, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_parts_come_from_the_first_start_that_has_them_and_some_can_be_made_anew(base, tmp_path):
   config = tuned(base, frozen=("video/*", "bridge/*", "action/text_embedding/*"))
   config.init_new = ("action/text_embedding/up/*",)

@@ -29,7 +29,7 @@ class Trained(TextBridge):
     return {"table": jnp.arange(5.0)}
 
 
-@pytest.mark.parametrize("actions", [False, True])
+@pytest.mark.parametrize("actions", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_encoder_that_comes_trained_is_no_part_of_a_compiled_function(actions):
   towers = tiny.model_config() if actions else dataclasses.replace(tiny.model_config(), action=None)
   made = parts.grow({}, {}, towers, Trained(), jax.random.key(3), "nothing", make_mesh())

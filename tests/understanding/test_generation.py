@@ -69,6 +69,7 @@ def test_scanned_layers_say_the_same(home, reader):
   np.testing.assert_array_equal(tokens(scanned, batch, 8), tokens(reader, batch, 8))
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_what_stands_beside_it(hybrid):
   sampling = Sampling(7, temperature=1.3, top_p=0.9)
   together = tokens(hybrid, prompts(hybrid), 7, sampling, [4, 5, 6])

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from kairos_jax.flow.distilled import sample_distilled
+from kairos_jax.flow.sampler import few_steps, sample_video
 from kairos_jax.flow.schedule import DMD_SHIFT, dmd_schedule
 from kairos_jax.interop.golden import GoldenCase
 from kairos_jax.interop.parity.case import Compared, context_of, frames_last, frames_second, model_of
@@ -65,8 +65,8 @@ def _distilled(case: GoldenCase) -> Compared:
   yield timesteps("timesteps", schedule, t)
   observed = observed_of(t) if "_ti2v_" in case.name else None
   latents, trace = jax.jit(
-    lambda noise: sample_distilled(
-      model, params, noise, schedule, context_of(t, "context"), observed=observed, trace=True
+    lambda noise: sample_video(
+      model, params, noise, schedule, context_of(t, "context"), observed=observed, integrate=few_steps, trace=True
     )
   )(frames_last(t["noise_init"]))
   yield "latents_final", frames_second(latents), t["latents_final"]

@@ -119,6 +119,52 @@ def test_fifty_kills_at_random_moments_leave_the_bytes_of_one_run(tmp_path):
     assert digests(folder) == digests(tmp_path / "whole")
 
 
+# In a process of its own, because a fork of one that has run JAX may hang.
+_LAST_LEG = """
+import os, signal, sys
+from pathlib import Path
+from data_pipelines import shards
+from data_pipelines.sources.build import build
+from kairos_jax import files
+from tests.data_pipelines.sources.test_build import recordings
+
+def until(lines, finalize=shards.finalize):
+  left = iter(range(lines))
+  def trace(frame, event, argument):
+    if event == "line" and next(left, None) is None:
+      os.kill(os.getpid(), signal.SIGKILL)
+    return trace if frame.f_code.co_filename in (shards.__file__, files.__file__) else None
+  def traced(*arguments):
+    sys.settrace(trace)
+    return finalize(*arguments)
+  return traced
+
+lines, died = 0, True
+while died:
+  folder = Path(sys.argv[1], str(lines))
+  child = os.fork()
+  if not child:
+    shards.finalize = until(lines)
+    build(recordings(), folder, "toy", {})
+    os._exit(0)
+  died = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+  build(recordings(), folder, "toy", {})
+  lines += int(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_at_every_step_of_the_last_leg_leaves_the_bytes_of_one_run(tmp_path, step):
+  """A child is killed at the n-th line of `finalize` and what it calls, for every n (or some of them)."""
+  build(recordings(), tmp_path / "whole", "toy", {})
+  command = [sys.executable, "-W", "ignore", "-c", _LAST_LEG, str(tmp_path / "killed"), str(step)]
+  subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+  found = list((tmp_path / "killed").iterdir())
+  assert len(found) > 150 / step
+  for folder in found:
+    assert digests(folder) == digests(tmp_path / "whole"), folder.name
+
+
 def test_several_processes_give_the_bytes_of_one(tmp_path):
   """Also where a part's own first clip is not of the shape of the dataset's first."""
   build(recordings(), tmp_path / "1", "toy", {})

@@ -1,0 +1,75 @@
+"""Episodes of simulated robots by their scripts, as labeled clips.
+
+The label of every action is what the script commands. What is executed is disturbed in half of the episodes: where the
+hand goes, that is, for disturbed fingers would let go.
+"""
+
+import numpy as np
+
+from data_pipelines import embodiments
+from data_pipelines.records import Clip
+from data_pipelines.simulate.disturbance import Disturbance
+from data_pipelines.simulate.environments import ENVIRONMENTS, Scripted, named
+from kairos_jax.errors import KairosError
+
+_DISTURBED_SHARE = 0.5
+_DISTURBANCE = (0.2, 0.4)  # range of its standard deviation, in units of a full command
+_MOVES = 3  # the first numbers of an action, which displace the hand
+_ATTEMPTS = 20
+
+
+class Demonstrations:
+  """Records a robot at all tasks of a name, each as often as any other."""
+
+  def __init__(self, size: int, *, name: str, source: str):
+    """Compiles every task once.
+
+    Raises:
+      KairosError: no such environment, a size out of range, an extra is not installed, or no OpenGL.
+    """
+    self._tasks = {task: ENVIRONMENTS[task](size) for task in named(name)}
+    self._source = source
+
+  def clip(self, rng: np.random.Generator) -> Clip:
+    """The episode that `rng` draws, to its success; one that fails is drawn again.
+
+    Raises:
+      KairosError: the task has no script, or it fails again and again.
+    """
+    task = list(self._tasks)[rng.integers(len(self._tasks))]
+    for _ in range(_ATTEMPTS):
+      if (clip := self._attempt(task, self._tasks[task], rng)) is not None:
+        return clip
+    raise KairosError(f"the script of {task} failed in {_ATTEMPTS} episodes")
+
+  def _attempt(self, task: str, env: Scripted, rng: np.random.Generator) -> Clip | None:
+    scale = rng.uniform(*_DISTURBANCE) if rng.random() < _DISTURBED_SHARE else 0.0
+    # Evaluation derives its episodes' seeds by name: to draw one of them here takes luck beyond measure.
+    seed = int(rng.integers(2**32, 2**63))
+    observations, actions, over, success = [env.reset(seed)], [], False, False
+    disturbance = Disturbance(rng, scale, _MOVES)
+    while not over:
+      actions.append(env.expert())
+      executed = actions[-1].astype(np.float64)
+      executed[:_MOVES] += disturbance.now
+      observation, over, success = env.step(executed)
+      observations.append(observation)
+      disturbance.advance()
+    if not success:
+      return None
+    hz = embodiments.get(env.embodiment).control_hz
+    return Clip(
+      cameras={name: np.stack([seen.images[name] for seen in observations]) for name in observations[0].images},
+      video_fps=hz,
+      action_hz=hz,
+      state=np.stack([seen.state for seen in observations]),
+      action=np.stack(actions),
+      state_mask=np.ones(len(observations), bool),
+      action_mask=np.ones(len(actions), bool),
+      embodiment=env.embodiment,
+      source=self._source,
+      license=env.license,
+      caption=f"a robot arm at {task}: {env.instruction}",
+      instruction=env.instruction,
+      provenance={"environment": task, "seed": seed},
+    )
