@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 from jax.sharding import AxisType, PartitionSpec
 
-BATCH = ("cfg", "data", "fsdp")
+GUIDANCE = "cfg"
+BATCH = (GUIDANCE, "data", "fsdp")
 TIME = "seq"
 HEADS = "tensor"
 
@@ -32,6 +33,13 @@ class Layout(NamedTuple):
     """Of an array whose axes are named by a letter each: b(atch), t(ime), h(eads), and anything for a whole one."""
     names = {"b": self.batch, "t": self.time, "h": self.heads}
     return PartitionSpec(*(names.get(axis) or None for axis in axes))
+
+
+def devices_along(axis: str) -> int:
+  """Of the mesh in use; 1 without such an axis, or inside a `shard_map`."""
+  mesh = jax.sharding.get_abstract_mesh()
+  inside = any(kind == AxisType.Manual for kind in mesh.axis_types)
+  return 1 if mesh.empty or inside else dict(mesh.shape).get(axis, 1)
 
 
 def current(*, batch: int, heads: int, time: int | None = None) -> Layout | None:

@@ -156,10 +156,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
       return 0
     case ["collectives"]:
       operations.compile_for_others()
-      from kairos_jax.console import show
-      from kairos_jax.planning import collectives
-
-      show(collectives.table(list(collectives.measure())))
+      _collectives()
       return 0
     case ["simulators"]:
       _simulators(values.env)
@@ -176,6 +173,18 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     case _:
       asked = " ".join(arguments) or "nothing"
       raise KairosError(f"bench takes one of {', '.join(MEASURES)}; got {asked}")
+
+
+def _collectives() -> None:
+  from kairos_jax.console import progress, show
+  from kairos_jax.planning import collectives
+
+  cases, rows = list(collectives.cases()), []
+  with progress("layers", len(cases), stderr=True) as bar:
+    for case in cases:
+      rows.append(collectives.measure(case))
+      bar.advance(f"{case.clip}, {case.devices} devices, {case.layer}, {case.way}")
+  show(collectives.table(rows))
 
 
 def parse_frames(text: str) -> list[int]:

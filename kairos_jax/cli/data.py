@@ -5,7 +5,7 @@ usage:
   kairos data show --folder=FOLDER/robot [--clips=8]
   kairos data import --from=KIND --path=PATH --out=FOLDER [--embodiment=NAME] [--cameras=NAME:KEY,...]
     [--picture_size=256]
-  kairos data export --folder=FOLDER/robot --out=FOLDER
+  kairos data export --folder=FOLDER/robot --out=FOLDER [--to=lerobot|libero]
   kairos data ingest [--from=KIND] --path=PATH --out=WORK [--picture_size=256] [--video_fps=16]
     [--shots=transnet]
   kairos data curate --work=WORK [--operators=NAME,...] [--bounds=NAME:LEAST:MOST,...] [--copies]
@@ -38,7 +38,7 @@ its name, say what it does not say itself:
   kairos data import --from=lerobot --path=pusht --out=runs/pusht --embodiment=my_robot --cameras=front:top
   kairos data import --from=rlds --path=mine/1.0.0 --out=runs/mine --hz=10 --embodiment=my_robot --action=move+close
 
-`export` writes a dataset as LeRobot v3.0.
+`export` writes a dataset as LeRobot v3.0, or one of LIBERO's robot as the benchmark's hdf5 files.
 
 `ingest` to `inspect` curate: raw videos are cut at their shots, every clip is scored, near duplicates are found, what
 is kept is captioned and packed into shards, and each decision is noted in WORK with its score, threshold and version.
@@ -62,6 +62,7 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_string("counts", "physics:200,hand:200,robot:400", "build: clips of each kind", flag_values=table)
   flags.DEFINE_integer("seed", 0, "build: the same seed gives the same bytes", flag_values=table)
   flags.DEFINE_integer("size", 48, "build: height and width, pixels", lower_bound=16, flag_values=table)
+  flags.DEFINE_string("to", "lerobot", "export: lerobot or libero", flag_values=table)
   flags.DEFINE_string("folder", None, "show, export: folder with a dataset.json", flag_values=table)
   flags.DEFINE_integer("clips", 8, "show, inspect: clips in the contact sheet", lower_bound=1, flag_values=table)
   data_import.define_flags(table)

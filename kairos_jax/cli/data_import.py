@@ -1,4 +1,4 @@
-"""`kairos data import` and `export`: other formats to shards, and shards to LeRobot v3.0."""
+"""`kairos data import` and `export`: other formats to shards, and shards to LeRobot v3.0 or LIBERO's files."""
 
 import functools
 
@@ -64,17 +64,22 @@ def run_import(values: flags.FlagValues) -> None:
 
 
 def run_export(values: flags.FlagValues) -> None:
-  """Writes a dataset's clips as LeRobot v3.0.
+  """Writes a dataset's clips as LeRobot v3.0, or as LIBERO's demonstrations.
 
   Raises:
-    KairosError: a flag is missing, or the clips do not fit into such a dataset.
+    KairosError: a flag is missing or wrong, or the clips do not fit into such a dataset.
   """
   from data_pipelines.source import ArrayRecordSource, ReadReport
   from data_pipelines.sources.lerobot_writer import write_lerobot
+  from data_pipelines.sources.libero_writer import write_libero
   from kairos_jax import console
 
   if not values.folder or not values.out:
     raise KairosError("data export needs --folder=FOLDER --out=FOLDER")
+  formats = {"lerobot": ("LeRobot v3.0", write_lerobot), "libero": ("LIBERO", write_libero)}
+  if values.to not in formats:
+    raise KairosError(f"flag --to={values.to}: one of {', '.join(formats)} is allowed")
+  name, write = formats[values.to]
   report = ReadReport()
   source = ArrayRecordSource(values.folder, report)
   with console.progress("export", total=len(source)) as bar:
@@ -85,8 +90,8 @@ def run_export(values: flags.FlagValues) -> None:
           yield record.clip
         bar.advance()
 
-    episodes = write_lerobot(clips(), values.out)
-  console.show(f"{values.out}: {episodes} episodes of LeRobot v3.0; {report.holes} records could not be read")
+    episodes = write(clips(), values.out)
+  console.show(f"{values.out}: {episodes} episodes of {name}; {report.holes} records could not be read")
 
 
 def parse_cameras(text: str) -> dict[str, str]:

@@ -66,6 +66,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   from kairos_jax.flow.schedule import DMD_SHIFT, dmd_schedule, flow_schedule, video_shift
   from kairos_jax.interfaces import num_latents
   from kairos_jax.model import WorldActionModel
+  from kairos_jax.parallel import rules
+  from kairos_jax.parallel.mesh import sampling_mesh
   from kairos_jax.released import estimate, weights
   from kairos_jax.released.noise import official_noise
   from kairos_jax.understanding.images import read_image
@@ -129,8 +131,10 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
         negative=negative,
         on_step=lambda _: bar.advance(),
       )
-    parts = {name: params[name] for name in ("video", "action") if name in params}
-    latents = jax.block_until_ready(jax.jit(sample)(parts, noise)[0])
+    mesh = sampling_mesh(guided=guided)
+    parts = rules.place(mesh, {name: params[name] for name in ("video", "action") if name in params})
+    with jax.set_mesh(mesh):
+      latents = np.asarray(jax.jit(sample)(parts, noise)[0])
     jax.effects_barrier()
 
   state = None

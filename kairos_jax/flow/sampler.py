@@ -15,6 +15,7 @@ from kairos_jax.flow.chunking import guided_by, hold_prefix
 from kairos_jax.flow.schedule import Schedule
 from kairos_jax.interfaces import Context
 from kairos_jax.model import Memory, WorldActionModel
+from pallas_kernels import layout
 
 Params = dict[str, Any]
 
@@ -105,13 +106,34 @@ def guided(
   branches: Sequence[tuple[Context, Memory | None]],
   guidance: float,
 ) -> Callable[[Array, Array], Array]:
-  """Classifier-free guidance: negative + guidance (positive - negative); one branch alone is taken as it is."""
+  """Classifier-free guidance: negative + guidance (positive - negative); one branch alone is taken as it is.
+
+  On a mesh with an axis for it both branches are computed at once, as one batch that is cut between them.
+  """
+  at_once = len(branches) > 1 and branches[0][1] is None and layout.devices_along(layout.GUIDANCE) > 1
 
   def combined(latents, timestep):
-    positive, *negative = (velocity(latents, timestep, context, memory) for context, memory in branches)
-    return mix(positive, negative[0], guidance) if negative else positive
+    if at_once:
+      both = _one_batch([context for context, _ in branches])
+      velocities = velocity(jnp.concatenate([latents, latents]), timestep, both, None)
+      positive, negative = jnp.split(velocities, 2)
+      return mix(positive, negative, guidance)
+    first, *others = (velocity(latents, timestep, context, memory) for context, memory in branches)
+    return mix(first, others[0], guidance) if others else first
 
   return combined
+
+
+def _one_batch(contexts: Sequence[Context]) -> Context:
+  """The contexts one after the other; what the shorter ones lack is masked."""
+  longest = max(context.tokens.shape[1] for context in contexts)
+
+  def padded(context: Context) -> tuple[Array, Array]:
+    lacking = ((0, 0), (0, longest - context.tokens.shape[1]))
+    mask = jnp.ones(context.tokens.shape[:2], bool) if context.mask is None else context.mask
+    return jnp.pad(context.tokens, (*lacking, (0, 0))), jnp.pad(mask, lacking)
+
+  return Context(*map(jnp.concatenate, zip(*map(padded, contexts), strict=True)))
 
 
 def mix(positive: Array, negative: Array, guidance: float) -> Array:

@@ -25,6 +25,5 @@ def constrain(x: Array, place: str) -> Array:
 
 def padded_frames(frames: int) -> int:
   """The next multiple of the devices that share time on the mesh in use."""
-  mesh = jax.sharding.get_abstract_mesh()
-  devices = 1 if mesh.empty else dict(mesh.shape).get(layout.TIME, 1)
+  devices = layout.devices_along(layout.TIME)
   return -(-frames // devices) * devices

@@ -3,6 +3,8 @@
 import itertools
 import os
 import socket
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -27,7 +29,8 @@ def connect(environment: Mapping[str, str] = os.environ) -> None:
   first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
   Raises:
-    KairosError: a variable is missing or no number, or not all processes came in time.
+    KairosError: a variable is missing or no number, or they cannot be joined. Where some do not come in time, the
+      process ends with that line: what waits for them cannot be interrupted.
   """
   options: dict[str, Any] = {}
   if any(name in environment for name in (_ADDRESS, _COUNT, _INDEX)):
@@ -45,17 +48,33 @@ def connect(environment: Mapping[str, str] = os.environ) -> None:
     options = dict(coordinator_address=environment[_ADDRESS], num_processes=count, process_id=index)
   elif not _of_many(environment):
     return
+  where = environment.get(_ADDRESS, "the cluster's first host")
+  names = (_INDEX, "SLURM_PROCID", "TPU_WORKER_ID")
+  first = next((environment[name] for name in names if name in environment), "") == "0"
+  seconds = WAIT_SECONDS + (
+    10 if first else 0
+  )  # where the first one leaves, the others are ended before they can speak
+  line = f"{host()}: not all processes met at {where} within {seconds} s"
+  late = threading.Timer(seconds, _give_up, [line])
+  late.daemon = True
+  late.start()
   try:
     jax.distributed.initialize(
       **options,
-      initialization_timeout=WAIT_SECONDS,
+      initialization_timeout=2 * WAIT_SECONDS,
       heartbeat_timeout_seconds=LOST_SECONDS,
       shutdown_timeout_seconds=30,
     )
   except (RuntimeError, ValueError) as error:
-    where = environment.get(_ADDRESS, "the cluster's first host")
     reason = next(iter(str(error).splitlines()), "")
-    raise KairosError(f"{host()}: not all processes met at {where} within {WAIT_SECONDS} s: {reason[:160]}") from None
+    raise KairosError(f"{line}: {reason[:160]}") from None
+  finally:
+    late.cancel()
+
+
+def _give_up(line: str) -> None:
+  print(f"kairos: {line}", file=sys.stderr, flush=True)
+  os._exit(2)
 
 
 def host() -> str:
@@ -134,8 +153,11 @@ def coordination() -> Any:
 
 def _of_many(environment: Mapping[str, str]) -> bool:
   """Whether a cluster's own variables name more than one process."""
+  tasks = environment.get("SLURM_NTASKS") or "1"
+  if not tasks.isdecimal():
+    raise KairosError(f"SLURM_NTASKS is {tasks!r}; allowed: a number")
   return (
     "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-    or int(environment.get("SLURM_NTASKS", "1") or 1) > 1
+    or int(tasks) > 1
     or "MEGASCALE_COORDINATOR_ADDRESS" in environment
   )

@@ -24,12 +24,10 @@ class Watch:
     self._ended, self._client = threading.Event(), process.coordination()
 
   def phase(self, name: str, step: int) -> None:
-    """Says that `name` begins, at this step."""
+    """Says that `name` begins, at this step; a thread tells the other processes within a second."""
     before, _, since = self._now
     self._now = (name, step, time.monotonic())
     self._seconds[before] += self._now[2] - since
-    if self._client is not None:
-      self._client.key_value_set(f"kairos/phase/{jax.process_index()}", self._told(), allow_overwrite=True)
 
   def spent(self) -> str:
     """Where the time of this process went."""
@@ -45,15 +43,17 @@ class Watch:
   def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
     self._ended.set()
 
-  def _told(self) -> str:
-    name, step, _ = self._now
-    return f"{step:012d} {name} on {process.host()}"
-
   def _run(self) -> None:
-    while not self._ended.wait(min(1.0, self._limit / 4)):
+    every = min(1.0, self._limit / 4)
+    while not self._ended.wait(every):
       name, step, since = self._now
+      if self._client is not None:
+        told = f"{step:012d} {process.host()}, in {name}"
+        self._client.key_value_set(f"kairos/phase/{jax.process_index()}", told, allow_overwrite=True)
       if name not in (COMPILE, "end") and time.monotonic() - since > self._limit:
         print(f"kairos: {self._line(name, step)}", file=sys.stderr, flush=True)
+        if process.is_first():  # the others ask its service who is behind
+          time.sleep(2 * every)
         os._exit(1)  # what hangs cannot be asked to end; the same command goes on from the last checkpoint
 
   def _line(self, name: str, step: int) -> str:
@@ -63,4 +63,4 @@ class Watch:
       return f"no progress: {mine}"
     told = sorted(value for _, value in self._client.key_value_dir_get("kairos/phase/"))
     late, where = told[0].split(" ", 1)
-    return f"no progress: {mine}; the one behind is in {where} at step {int(late)}"
+    return f"no progress: {mine}; the one behind is {where} at step {int(late)}"

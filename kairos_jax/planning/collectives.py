@@ -7,7 +7,9 @@ of their computing stands a product, and heads are padded where devices do not d
 """
 
 import functools
+import itertools
 import operator
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -49,26 +51,40 @@ class Row(NamedTuple):
   kinds: dict[str, int]
 
 
-def measure(devices: Sequence[int] = tuple(SLICES), clips: Sequence[str] = tuple(CLIPS)) -> Iterator[Row]:
-  """A row for each layer, way, clip and number of devices."""
+class Case(NamedTuple):
+  """What is compiled for a row: the gradients of a layer, and the arrays that it reads, whole."""
+
+  layer: str
+  way: str
+  clip: str
+  devices: int
+  tokens: int
+  program: Callable[..., Any]
+  arrays: list[Any]
+
+
+def cases(devices: Sequence[int] = tuple(SLICES), clips: Sequence[str] = tuple(CLIPS)) -> Iterator[Case]:
+  """Every layer and way, for each clip and number of devices."""
   config = VideoConfig(dtype=jnp.bfloat16)
-  for count in devices:
-    place = topology.find(SLICES[count])
-    mesh = make_mesh(fsdp=1, seq=count, devices=place.devices)
-    for clip in clips:
-      frames, tokens = CLIPS[clip]
-      frames = -(-frames // count) * count  # as the tower pads them
-      for layer, way, program, arrays in _programs(config, count, frames, tokens):
-        with jax.set_mesh(mesh):
-          lie = NamedSharding(mesh, TIME)
-          shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lie) for x in arrays]
-          text = jax.jit(program).trace(*shapes).lower().compile().as_text()
-        found = hlo.collectives(text, mesh)
-        kinds: dict[str, int] = {}
-        for each in found:
-          kinds[each.kind] = kinds.get(each.kind, 0) + each.times
-        sent, largest = sum(each.total for each in found), max((each.bytes for each in found), default=0.0)
-        yield Row(layer, way, clip, count, frames * tokens // count, sent, largest, kinds)
+  for count, clip in itertools.product(devices, clips):
+    frames, tokens = CLIPS[clip]
+    frames = -(-frames // count) * count  # as the tower pads them
+    for layer, way, program, arrays in _programs(config, count, frames, tokens):
+      yield Case(layer, way, clip, count, frames * tokens // count, program, arrays)
+
+
+def measure(case: Case) -> Row:
+  """Compiles it and reads off what is sent."""
+  mesh = make_mesh(fsdp=1, seq=case.devices, devices=topology.find(SLICES[case.devices]).devices)
+  lie = NamedSharding(mesh, TIME)
+  shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lie) for x in case.arrays]
+  with jax.set_mesh(mesh):
+    text = jax.jit(case.program).trace(*shapes).lower().compile().as_text()
+  found, kinds = hlo.collectives(text, mesh), Counter[str]()
+  for each in found:
+    kinds[each.kind] += each.times
+  sent, largest = sum(each.total for each in found), max((each.bytes for each in found), default=0.0)
+  return Row(case.layer, case.way, case.clip, case.devices, case.tokens, sent, largest, dict(kinds))
 
 
 def _programs(config: VideoConfig, devices: int, frames: int, tokens: int) -> Iterator[tuple[str, str, Any, list[Any]]]:

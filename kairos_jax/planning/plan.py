@@ -175,7 +175,10 @@ def _plan(
   # Clips are whole numbers of frames on each device that shares time: what is padded is computed too.
   padding = -(-found.clip.frames // run.mesh.seq) * run.mesh.seq / found.clip.frames
   codec_flops = found.clips * _encoding(run, found) if found.pixels else 0.0
-  share = run.mesh.seq * run.mesh.tensor if codec_flops else 1  # each of these devices encodes the whole clip
+  # Devices along "tensor" encode the same. Those along "seq" share it where each has two latents or more.
+  later, seq = found.clip.frames - 1, run.mesh.seq
+  latents = -(-later // seq)
+  share = run.mesh.tensor * (latents * seq / later if latents > 1 else seq) if codec_flops else 1
   weights = 2 * sum(x.size for x in jax.tree.leaves(found.towers)) * (3 if found.trains else 1) * found.passes
   weights *= run.train.grad_accum_steps if found.trains else 1
   state = 2 * found.bytes_by_kind["optimizer"] if found.trains else 0

@@ -21,7 +21,7 @@ from kairos_jax.interfaces import Context, num_latents
 from kairos_jax.model import WorldActionConfig, WorldActionModel
 from kairos_jax.model.world_action import init_params
 from kairos_jax.parallel import rules
-from kairos_jax.parallel.mesh import batch_sharding
+from kairos_jax.parallel.mesh import batch_sharding, check_batch
 from kairos_jax.planning.work import Clip
 from kairos_jax.training import adapted
 from kairos_jax.training import state as state_lib
@@ -147,6 +147,7 @@ def train_step(run: RunConfig, contexts: PlannedContexts, stage: str, mesh: Mesh
   state = jax.eval_shape(lambda p, key: state_lib.create(p, optimizer, key), trained, jax.random.key(0))
   lie = rules.sharding(mesh, state)
   state, frozen = _on(state, lie), _on(frozen, rules.sharding(mesh, frozen))
+  check_batch(mesh, run.train.batch_size, run.train.grad_accum_steps)
   batch = _batch(run, contexts, towers, frames, size)
   batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), batch)
   one = NamedSharding(mesh, PartitionSpec())

@@ -8,8 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from kairos_jax.errors import KairosError
-from kairos_jax.parallel.mesh import batch_sharding, batch_shards, reader
+from kairos_jax.parallel.mesh import batch_sharding, check_batch, reader
 
 Batch = dict[str, Any]  # arrays [B, ...], or pytrees of them
 
@@ -25,9 +24,8 @@ def to_devices(batch: Mapping[str, Any], mesh: Mesh, parts: int) -> Batch:
   Raises:
     KairosError: the batch of all processes cannot be cut into so many for all devices.
   """
-  size, pieces = len(batch["id"]) * reader(mesh)[1], batch_shards(mesh) * parts
-  if size % pieces:
-    raise KairosError(f"batch size {size} is not a multiple of {pieces} (mesh.data x mesh.fsdp x grad_accum_steps)")
+  size = len(batch["id"]) * reader(mesh)[1]
+  check_batch(mesh, size, parts)
 
   def send(x: np.ndarray) -> Array:
     return jax.make_array_from_process_local_data(batch_sharding(mesh), x, (size, *x.shape[1:]))

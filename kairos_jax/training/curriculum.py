@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from data_pipelines.shards import read_manifest
 from kairos_jax.errors import KairosError
 from kairos_jax.parallel import process
-from kairos_jax.parallel.mesh import batch_shards, make_mesh
+from kairos_jax.parallel.mesh import check_batch, make_mesh
 from kairos_jax.training.run_config import OPERATIONAL_KEYS, RunConfig, parse_run
 from kairos_jax.training.stages import run_claimed
 from kairos_jax.training.workdir import claim_workdir
@@ -53,10 +53,8 @@ def check(experiment: ConfigDict) -> RunConfig:
   config = parse_run(experiment)
   if config.platform not in (None, jax.default_backend()):
     raise KairosError(f"config key platform is {config.platform!r}; this machine has {jax.default_backend()!r}")
-  shards = batch_shards(make_mesh(**dataclasses.asdict(config.mesh))) * config.train.grad_accum_steps
-  if config.train.batch_size % shards:
-    allowed = f"a multiple of {shards}, mesh.data x mesh.fsdp x train.grad_accum_steps"
-    raise KairosError(f"config key train.batch_size is {config.train.batch_size}; allowed: {allowed}")
+  mesh = make_mesh(**dataclasses.asdict(config.mesh))
+  check_batch(mesh, config.train.batch_size, config.train.grad_accum_steps)
   return config
 
 

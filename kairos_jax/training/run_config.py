@@ -408,18 +408,14 @@ def _check_frames(run: RunConfig) -> None:
 
 
 def _check_mesh(run: RunConfig) -> None:
-  """That its axes divide what they cut, as far as the config tells."""
-  mesh, train = run.mesh, run.train
+  """That its axes divide what they cut of the model; `mesh.check_batch` knows the devices, which cut the batch."""
+  mesh = run.mesh
   heads = model_config(run, with_actions=False).video.heads
   if heads % mesh.tensor:
     raise refused("mesh.tensor", mesh.tensor, f"a divisor of {heads}, the heads of model.video")
   latents = num_latents(assembly.make_codec(run.codec), run.data.frames)
   if mesh.seq > latents:
     raise refused("mesh.seq", mesh.seq, f"at most {latents}, the latent frames of data.frames {run.data.frames}")
-  pieces = mesh.data * (mesh.fsdp or 1) * train.grad_accum_steps
-  if train.batch_size % pieces:
-    allowed = f"a multiple of {pieces}, mesh.data x mesh.fsdp x train.grad_accum_steps"
-    raise refused("train.batch_size", train.batch_size, allowed)
 
 
 def _check_stage(run: RunConfig, name: str, stage: StageConfig) -> None:

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import Objective
-from kairos_jax.parallel.mesh import batch_shards, reader
+from kairos_jax.parallel.mesh import batch_shards, check_batch, reader
 from kairos_jax.training.batches import microbatches, to_devices
 from kairos_jax.training.metrics import loss_names
 
@@ -57,8 +56,7 @@ def held_out_losses(
   objective = dataclasses.replace(objective, config=dataclasses.replace(objective.config, text_dropout=0.0))
   names = loss_names(levels, bool(objective.config.action_horizon))
   clips, shards = len(batch["id"]) * reader(mesh)[1], batch_shards(mesh)
-  if clips % shards:
-    raise KairosError(f"config key validation.clips is {clips}; allowed: a multiple of {shards}, mesh.data x mesh.fsdp")
+  check_batch(mesh, clips, key="validation.clips")
   sizes = (size for size in range(clips, 0, -shards) if clips % size == 0)
   parts = clips // next(size for size in sizes if size <= max(most, shards))
   on_devices = to_devices(batch, mesh, parts)

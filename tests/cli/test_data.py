@@ -113,6 +113,7 @@ def test_bad_counts(text):
     (["import", "--from=videos", "--path=.", "--out=x", "--cameras=top"], "'top' is not NAME:KEY"),
     (["import", "--from=videos", "--path=.", "--out=x", "--state=x"], "videos takes no state: it takes embodiment, hz"),
     (["export", "--folder=x"], "data export needs --folder=FOLDER --out=FOLDER"),
+    (["export", "--folder=x", "--out=y", "--to=z"], "flag --to=z: one of lerobot, libero is allowed"),
   ],
 )
 def test_a_mistake_is_one_line(argv, line, capsys):

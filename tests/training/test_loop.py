@@ -150,5 +150,5 @@ def test_data_that_ends_early(tmp_path):
 
 
 def test_batch_that_does_not_divide(tmp_path):
-  with pytest.raises(KairosError, match="batch size 8 is not a multiple of 3"):
+  with pytest.raises(KairosError, match="config key train.batch_size is 8; allowed: a multiple of 3, "):
     run(tmp_path, grad_accum_steps=3)

@@ -56,8 +56,9 @@ MISTAKES = [
   (dict(data__frames=20), "config key data.frames is 20; allowed: 1 . a multiple of 4"),
   (dict(mesh__tensor=3), "config key mesh.tensor is 3; allowed: a divisor of 4, the heads of model.video"),
   (dict(mesh__seq=8), "config key mesh.seq is 8; allowed: at most 6, the latent frames of data.frames 21"),
+  (dict(mesh__fsdp=3), "config key mesh is data 1 x fsdp 3 x seq 1 x tensor 1 = 3; allowed: a product of 1"),
   (
-    dict(mesh__fsdp=3),
+    dict(train__grad_accum_steps=3),
     "config key train.batch_size is 8; allowed: a multiple of 3, mesh.data x mesh.fsdp",
   ),
   (dict(mesh__seq=0), "config key mesh.seq is 0; allowed: a whole number at least 1"),

@@ -15,8 +15,9 @@ import pytest
 
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import Objective
+from kairos_jax.parallel import mesh as mesh_lib
 from kairos_jax.parallel.mesh import make_mesh
-from kairos_jax.training import Interrupted, load_params, train, validation
+from kairos_jax.training import Interrupted, load_params, train
 from kairos_jax.training.best import BestCheckpoint
 from kairos_jax.training.metrics import loss_names, read
 from kairos_jax.training.validation import Validation, held_out_losses
@@ -215,7 +216,8 @@ def test_what_cannot_be_read_is_not_the_best(tmp_path):
 
 
 def test_clips_that_devices_cannot_share_are_refused(monkeypatch):
-  monkeypatch.setattr(validation, "batch_shards", lambda mesh: 2)
+  monkeypatch.setattr(mesh_lib, "batch_shards", lambda mesh: 2)
+  monkeypatch.setattr("kairos_jax.training.validation.reader", lambda mesh: (0, 1))  # of one process
   batch = {"x": np.zeros(3, np.float32), "id": np.array(list("abc"))}
   with pytest.raises(KairosError, match="config key validation.clips is 3; allowed: a multiple of 2, mesh"):
     held_out_losses(Stub(config=Config(0)), batch, LEVELS, most=2, seed=0, mesh=make_mesh())

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
-from jaxtyping import Array, Float, Shaped, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from kairos_jax.codec.pixels import check_latents, check_video, to_float
-from kairos_jax.codec.wan import layers, names, network, seen, tiles
-from kairos_jax.codec.wan.layers import Kept, Params
+from kairos_jax.codec.wan import chunks, layers, names, network, seen, tiles
+from kairos_jax.codec.wan.layers import History, Params
 from kairos_jax.errors import KairosError
 
 Size = tuple[int, int]
@@ -153,8 +153,7 @@ class WanCodec:
     if state is not None and "encoder" not in state:
       raise KairosError("codec: this stream was decoded alone; frames continue one that has encoded others")
     before = state or {}
-    run = functools.partial(self._encode_chunk, params)
-    latents, kept = _chunks(run, frames, self.time_stride, before.get("encoder"))
+    latents, kept = chunks.through(self._encode_chunk, params, frames, self.time_stride, before.get("encoder"))
     return latents, {"encoder": kept, "seen": seen.add(before.get("seen"), latents, self.reach)}
 
   @functools.partial(jax.jit, static_argnames=("self", "clip"))
@@ -172,12 +171,11 @@ class WanCodec:
       KairosError: another shape.
     """
     check_latents(self, latents)
-    run = functools.partial(self._decode_chunk, params)
     state = state or {}
     kept = state.get("decoder")
     if "seen" in state and kept is None:
-      kept = seen.catch_up(run, state["seen"])
-    video, kept = _chunks(run, latents, 1, kept)
+      kept = seen.catch_up(functools.partial(chunks.one, self._decode_chunk, params), state["seen"])
+    video, kept = chunks.through(self._decode_chunk, params, latents, 1, kept)
     return jnp.clip(video, -1, 1) if clip else video, {**state, "decoder": kept}
 
   @functools.partial(jax.jit, static_argnames=("self", "tile", "stride"))
@@ -206,39 +204,13 @@ class WanCodec:
     video, state = tiles.blended(run, latents, tile, stride, state, read=1, write=self.space_stride)
     return jnp.clip(video, -1, 1), state
 
-  def _encode_chunk(self, params: Params, frames: Array, kept: Kept | None) -> tuple[Array, Kept]:
+  def _encode_chunk(self, params: Params, frames: Array, history: History) -> Array:
     x = to_float(frames).astype(params["to_moments"]["kernel"].dtype)
-    moments, kept = network.encode_chunk(params["encoder"], x, kept)
+    moments = network.encode_chunk(params["encoder"], x, history)
     mean = layers.dense(params["to_moments"], moments)[..., : self.channels].astype(jnp.float32)
-    return (mean - params["latents"]["mean"]) / params["latents"]["std"], kept
+    return (mean - params["latents"]["mean"]) / params["latents"]["std"]
 
-  def _decode_chunk(self, params: Params, latents: Array, kept: Kept | None) -> tuple[Array, Kept]:
+  def _decode_chunk(self, params: Params, latents: Array, history: History) -> Array:
     x = latents.astype(jnp.float32) * params["latents"]["std"] + params["latents"]["mean"]
     x = layers.dense(params["from_latents"], x.astype(params["from_latents"]["kernel"].dtype))
-    video, kept = network.decode_chunk(params["decoder"], x, kept)
-    return video.astype(jnp.float32), kept
-
-
-def _chunks(
-  run: Callable[[Array, Kept | None], tuple[Array, Kept]], x: Shaped[Array, "B T H W C"], size: int, kept: Kept | None
-) -> tuple[Float[Array, "B S ..."], Kept]:
-  """One chunk of `size` after the other in one compiled loop, each with what the one before it left.
-
-  Where a video begins (`kept` None), a chunk of one frame or latent goes before the others.
-  """
-  first = None
-  if kept is None:
-    first, kept = run(x[:, :1], None)
-    x = x[:, 1:]
-    if not x.shape[1]:
-      return first, kept
-  chunks = jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
-
-  def step(kept: Kept, chunk: Array) -> tuple[Kept, Array]:
-    y, kept = run(chunk, kept)
-    return kept, y
-
-  kept, y = jax.lax.scan(step, kept, chunks)
-  y = jnp.moveaxis(y, 0, 1)
-  y = y.reshape(y.shape[0], -1, *y.shape[3:])
-  return (y if first is None else jnp.concatenate([first, y], axis=1)), kept
+    return network.decode_chunk(params["decoder"], x, history).astype(jnp.float32)

@@ -42,6 +42,25 @@ class History:
     return tuple(self._next)
 
 
+class Neighbor(History):
+  """Of a device's share of a video: before it lie the last frames of the device before, sent for each layer."""
+
+  def __init__(self, kept: Sequence[Array], axis: str, devices: int, latents: int, real: Array):
+    """`kept` before the first device's share; `latents` of each share, and how many of this one are `real`."""
+    super().__init__(kept)
+    self._axis, self._latents, self._real = axis, latents, real
+    self._pairs = [(i, i + 1) for i in range(devices - 1)]
+
+  def before(self, x: Frames, frames: int) -> Float[Array, "B T+{frames} H W C"]:
+    """As `History.before`; a share is at least so many frames long."""
+    came = jax.lax.ppermute(x[:, -frames:], self._axis, self._pairs)
+    earlier = jnp.where(jax.lax.axis_index(self._axis) == 0, next(self._kept), came)
+    whole = jnp.concatenate([earlier, x], axis=1)
+    end = self._real * (x.shape[1] // self._latents)
+    self._next.append(jax.lax.dynamic_slice_in_dim(whole, end, frames, axis=1))
+    return whole
+
+
 def norm(params: Params, x: Frames) -> Frames:
   """The root-mean-square norm over channels."""
   x32 = x.astype(jnp.float32)

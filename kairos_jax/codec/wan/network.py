@@ -1,19 +1,14 @@
 """The two halves of the Wan2.1 video autoencoder: frames to the moments of a latent, and a latent to frames."""
 
-from collections.abc import Sequence
-
 import jax
 from jaxtyping import Array, Float
 
 from kairos_jax.codec.wan import layers
-from kairos_jax.codec.wan.layers import History, Kept, Params
+from kairos_jax.codec.wan.layers import History, Params
 
 
-def encode_chunk(
-  params: Params, frames: Float[Array, "B T H W 3"], kept: Sequence[Array] | None
-) -> tuple[Float[Array, "B 1 h w D"], Kept]:
-  """The first frame of a video (`kept` None), or the frames of one later latent."""
-  history = History(kept)
+def encode_chunk(params: Params, frames: Float[Array, "B T H W 3"], history: History) -> Float[Array, "B N h w D"]:
+  """The first frame of a video, where its history begins, or the frames of later latents."""
   x = layers.causal_conv(params["conv_in"], frames, history)
   for stage in _in_order(params["stages"]):
     for block in _in_order(stage["blocks"]):
@@ -21,22 +16,19 @@ def encode_chunk(
     if "down" in stage:
       x = layers.downsample(stage["down"], x, history)
   x = _middle(params["middle"], x, history)
-  return layers.head(params["head"], x, history), history.kept
+  return layers.head(params["head"], x, history)
 
 
-def decode_chunk(
-  params: Params, latent: Float[Array, "B 1 h w C"], kept: Sequence[Array] | None
-) -> tuple[Float[Array, "B T H W 3"], Kept]:
-  """The first frame of a video (`kept` None), or the frames of one later latent."""
-  history = History(kept)
-  x = layers.causal_conv(params["conv_in"], latent, history)
+def decode_chunk(params: Params, latents: Float[Array, "B N h w C"], history: History) -> Float[Array, "B T H W 3"]:
+  """The first frame of a video, where its history begins, or the frames of later latents."""
+  x = layers.causal_conv(params["conv_in"], latents, history)
   x = _middle(params["middle"], x, history)
   for stage in _in_order(params["stages"]):
     for block in _in_order(stage["blocks"]):
       x = layers.residual_block(block, x, history)
     if "up" in stage:
       x = layers.upsample(stage["up"], x, history)
-  return layers.head(params["head"], x, history), history.kept
+  return layers.head(params["head"], x, history)
 
 
 def _middle(params: Params, x: layers.Frames, history: History) -> layers.Frames:

@@ -51,21 +51,21 @@ def video_tower(case: GoldenCase) -> Compared:
 
 
 def _trace(name: str, kept: dict[str, Any], t: dict[str, np.ndarray], config: WorldActionConfig) -> Compared:
-  """The named intermediates of one pass, where the case holds them."""
+  """The named intermediates of one pass, where the case holds them; without the frames that pad a clip on a mesh."""
   got = {key: value[0] for key, value in kept.items() if key != "groups"}
-  tokens = got["patch_tokens"].shape[2]
+  frames, tokens = t["latents"].shape[2], got["patch_tokens"].shape[2]
   ours = {
-    "patch_tokens": rearrange(got["patch_tokens"], "b f l d -> b (f l) d"),
-    "t": np.repeat(got["t"][:1], tokens, axis=1),
-    "t_mod": np.repeat(got["t_mod"][:1], tokens, axis=1),
+    "patch_tokens": rearrange(got["patch_tokens"][:, :frames], "b f l d -> b (f l) d"),
+    "t": np.repeat(got["t"][:1, :frames], tokens, axis=1),
+    "t_mod": np.repeat(got["t_mod"][:1, :frames], tokens, axis=1),
     "context_emb": got["context_emb"],
-    "freqs_cos": rearrange(got["rope_cos_sin"][0], "f l d -> (f l) d"),
-    "freqs_sin": rearrange(got["rope_cos_sin"][1], "f l d -> (f l) d"),
+    "freqs_cos": rearrange(got["rope_cos_sin"][0][:frames], "f l d -> (f l) d"),
+    "freqs_sin": rearrange(got["rope_cos_sin"][1][:frames], "f l d -> (f l) d"),
   }
   size = len(config.video.group)
   for layer in range(len(config.video.layers)):
     out = kept["groups"][layer_name(layer % size)]["out"][0][layer // size]
-    ours[f"block{layer}_out"] = rearrange(out, "b f l d -> b (f l) d")
+    ours[f"block{layer}_out"] = rearrange(out[:, :frames], "b f l d -> b (f l) d")
   for key, value in ours.items():
     if f"trace/{key}" in t:
       yield f"{name}trace/{key}", value, t[f"trace/{key}"]

@@ -1,11 +1,14 @@
 """LIBERO's demonstration files, written with h5py by their layout."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from data_pipelines.sources import open_source
+from data_pipelines.sources.libero_writer import write_libero
+from kairos_jax.errors import KairosError
 from tests.data_pipelines.sources.contract import Expected, ReaderContract, colors, pictures
 
 h5py = pytest.importorskip("h5py")
@@ -68,6 +71,32 @@ class TestLibero(ReaderContract):
     (clip,) = open_source("libero", tmp_path / "x.hdf5")
     np.testing.assert_array_equal(clip.cameras["agentview"], np.rot90(video, 2, axes=(1, 2)))
     np.testing.assert_array_equal(clip.cameras["wrist"], video[:, ::-1])
+
+  def test_what_is_written_is_read_back(self, tmp_path):
+    path, _ = self.write(tmp_path / "in")
+    clips = [clip for clip in self.read(path)[0] if clip.action_mask.all()]
+    assert write_libero(clips, tmp_path / "out") == len(clips) == 2
+    again = self.read(tmp_path / "out")[0]
+    assert [clip.instruction for clip in again] == ["open the drawer"] * 2
+    for clip, other in zip(clips, again, strict=True):
+      assert clip.cameras.keys() == other.cameras.keys()
+      for name in clip.cameras:
+        np.testing.assert_array_equal(clip.cameras[name], other.cameras[name])
+      np.testing.assert_array_equal(clip.state, other.state)
+      np.testing.assert_array_equal(clip.action, other.action)
+
+  def test_what_does_not_fit_is_refused(self, tmp_path):
+    clip = next(iter(open_source("libero", self.write(tmp_path / "in")[0])))
+    for changes, words in (
+      ({"embodiment": "droid_franka"}, "LIBERO's files are of libero_franka"),
+      ({"action_mask": np.zeros(len(clip.action), bool)}, "no masks"),
+      ({"state": clip.state[:1], "state_mask": clip.state_mask[:1]}, "1 states"),
+    ):
+      with pytest.raises(KairosError, match=words):
+        write_libero([dataclasses.replace(clip, **changes)], tmp_path / "out")
+      assert not list((tmp_path / "out").glob("*"))
+    with pytest.raises(KairosError, match="nothing to write"):
+      write_libero([], tmp_path / "out")
 
   @pytest.mark.parametrize("field", ["actions", "obs/agentview_rgb", "obs/ee_pos", "obs/gripper_states"])
   def test_a_missing_field_is_named(self, tmp_path, field, caplog):
