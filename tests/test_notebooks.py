@@ -15,7 +15,7 @@ SAYS = {  # what each prints, and how many episodes it is run on
   "01_probe_a_stream": ("the donor's", 12),
   "02_theorem_1": ("swa_long, seed 0: risk [0.7]", 4),
   "03_theorem_2": ("swa_dswa: PSNR", 5),
-  "04_transplant_a_memory": ("swa_dswa, layer 1, SWA", 2),
+  "04_transplant_a_memory": ("swa_dswa-0, layer 1, SWA", 2),
   "05_your_own_model": ("finite: True", 1),
 }
 
@@ -51,6 +51,7 @@ def test_a_notebook_runs(path, grid, tiny_saved, tmp_path, monkeypatch, capsys):
   monkeypatch.setenv("KAIROS_EPISODES", str(episodes))
   monkeypatch.setenv("KAIROS_MINUTES", "0.1")
   monkeypatch.setenv("KAIROS_DELAY", "4")
+  monkeypatch.setenv("KAIROS_STEADY", "12")
   with np.errstate(all="ignore"):
     runpy.run_path(str(path))
   assert said in capsys.readouterr().out

@@ -33,7 +33,17 @@ scenes = int(os.environ.get("KAIROS_EPISODES", "32"))
 delays = (0, 8, 16, 32, 64, 96)
 towers = {name: kairos_jax.load(folder / f"{name}-0") for name in ("swa", "swa_dswa", "paper")}
 model = towers["paper"]
+stride = model.codec.time_stride
 waits = probing.film(model.saved.frame_size[0], delays, scenes=scenes)
+
+
+def show(gap, panel, latents, title):
+  """A gap, and a line at the longest delay after which so many latent frames back still hold a frame of the cue."""
+  frames = longest_delay(latents, stride)
+  gap.plot(panel).set_title(title)
+  if 0 <= frames <= delays[-1]:
+    panel.axvline(frames, color="C3", linestyle=":")
+
 
 # %% [markdown]
 # ## The window itself
@@ -47,7 +57,7 @@ for of in ("color", "action"):
   figure = Figure(figsize=(10, 3), layout="constrained")
   for panel, window in zip(figure.subplots(1, 4, sharey=True), (1, 3, 6, 12), strict=True):
     gap = probing.window_gap(model, waits, window, of)
-    gap.plot(panel).set_title(f"{window} latents")
+    show(gap, panel, window - 1, f"{window} latents")
     lost = gap.closed > 0
     share = (gap.risk - full.risk)[lost] / gap.closed[lost]
     print(f"{of}, a window of {window} latents: measured gap over the closed form {np.round(share, 3)}")
@@ -63,8 +73,7 @@ figure = Figure(figsize=(10, 3), layout="constrained")
 for panel, (name, tower) in zip(figure.subplots(1, len(towers), sharey=True), towers.items(), strict=True):
   latents = probing.action_reach(tower.saved.model_config)
   gap = probing.tower_gap(tower, waits, latents)
-  frames = longest_delay(latents, tower.codec.time_stride)
-  gap.plot(panel).set_title(f"{name}: reach {frames:g} frames")
+  show(gap, panel, latents, f"{name}: reach {longest_delay(latents, stride):g} frames")
   print(f"{name}: risk of the color {dict(zip(gap.delays, np.round(gap.risk, 3).tolist(), strict=True))}")
 display(figure)
 

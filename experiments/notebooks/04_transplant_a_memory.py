@@ -28,8 +28,9 @@ scenes = int(os.environ.get("KAIROS_EPISODES", "96"))
 delay = int(os.environ.get("KAIROS_DELAY", "64"))
 
 # %%
-for name in ("paper", "swa_dswa"):
-  model = kairos_jax.load(folder / f"{name}-0")
+every = sorted(path.parent for name in ("paper", "swa_dswa") for path in folder.glob(f"{name}-[0-9]/model"))
+for path in every:
+  name, model = path.name, kairos_jax.load(path)
   kinds = model.saved.model_config.video.layers
   transplants: dict[str, dict[str, Any]] = {
     "nothing": dict(parts=()),

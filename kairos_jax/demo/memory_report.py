@@ -1,8 +1,9 @@
 """The grid of towers as a table, plots and a page: success against the delay, and what a tower keeps of the color."""
 
 import base64
+import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from data_pipelines.simulate.delayed_cue_reach import floors
 from kairos_jax import files
 from kairos_jax.errors import KairosError
-from kairos_jax.evaluation.intervals import Interval, wilson
+from kairos_jax.evaluation.intervals import Interval, difference, wilson
 
 Row = Mapping[str, Any]
 
@@ -32,8 +33,8 @@ def write(rows: Sequence[Row], colors: int, out: str | Path) -> tuple[list[str],
   header, lines = table(by_variant)
   files.write_json(out / "results.json", summary(by_variant, colors))
   for name, draw in (("success.png", draw_success), ("theorem_1.png", draw_risk)):
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
-    draw(by_variant, colors, figure.subplots())
+    figure = Figure(figsize=(10, 1 + 1.9 * math.ceil(len(by_variant) / _COLUMNS)), layout="constrained")
+    draw(by_variant, colors, figure)
     with files.replaced(out / name) as path:
       figure.savefig(path, dpi=140)
   with files.replaced(out / "report.html") as path:
@@ -42,13 +43,14 @@ def write(rows: Sequence[Row], colors: int, out: str | Path) -> tuple[list[str],
 
 
 def summary(by_variant: Mapping[str, Sequence[Row]], colors: int) -> dict[str, Any]:
-  """All that was measured, as JSON: each variant's pooled rates, and every cell's row."""
+  """All that was measured, as JSON: variants' pooled rates, how far each is behind the first, and every cell."""
   return {
     "floors": floors(colors),
     "forgotten": 1 - floors(colors)["guess"],
     "success": {
       name: {delay: list(pooled(rows, delay)) for delay in rows[0]["successes"]} for name, rows in by_variant.items()
     },
+    "behind": {name: list(apart) for name, apart in behind(by_variant).items()},
     "cells": [dict(row) for rows in by_variant.values() for row in rows],
     "cpu_hours": sum(row["cpu_minutes"]["all"] for rows in by_variant.values() for row in rows) / 60,
   }
@@ -59,59 +61,87 @@ def pooled(rows: Sequence[Row], delay: int) -> Interval:
   return wilson(sum(row["successes"][delay] for row in rows), sum(row["episodes"] for row in rows))
 
 
+def behind(by_variant: Mapping[str, Sequence[Row]]) -> dict[str, Interval]:
+  """How much less each variant succeeds at the longest delay than the first of them, with Newcombe's interval."""
+  longest = max(max(rows[0]["successes"]) for rows in by_variant.values())
+  rates = {name: pooled(rows, longest) for name, rows in by_variant.items()}
+  return {name: difference(next(iter(rates.values())), rate) for name, rate in rates.items()}
+
+
 def table(by_variant: Mapping[str, Sequence[Row]]) -> tuple[list[str], list[list[str]]]:
-  """A line for each variant: seeds, parameters, reach, and the share of successes at each delay."""
+  """A line for each variant: seeds, parameters, reach, the share of successes at each delay, and who is ahead."""
   delays = list(next(iter(by_variant.values()))[0]["successes"])
-  header = ["tower", "seeds", "parameters", "reach, frames", *(f"{delay}" for delay in delays)]
-  lines = []
+  header = ["tower", "seeds", "parameters", "reach, frames", *(f"{delay}" for delay in delays), "behind the first"]
+  lines, apart = [], behind(by_variant)
   for name, rows in by_variant.items():
-    reach = rows[0]["reach_delay"]
     rates = [f"{pooled(rows, delay).value:.2f}" for delay in delays]
     parameters = sum(rows[0]["parameters"].values())
-    lines.append([name, str(len(rows)), f"{parameters:,}", "all" if reach is None else f"{max(reach, 0):g}", *rates])
+    value, low, high = apart[name]
+    ahead = f"{value:.2f} ({low:.2f} to {high:.2f})"
+    lines.append([name, str(len(rows)), f"{parameters:,}", _reach(rows[0]), *rates, ahead])
   return header, lines
 
 
-def draw_success(by_variant: Mapping[str, Sequence[Row]], colors: int, panel: Axes) -> None:
-  """Success against the delay with intervals of 95 %, each finite reach as a line, and the floor."""
-  for place, (name, rows) in enumerate(by_variant.items()):
+def draw_success(by_variant: Mapping[str, Sequence[Row]], colors: int, figure: Figure) -> None:
+  """Success against the delay with intervals of 95 %, each tower's reach as a line, and the floor."""
+  for panel, rows in _panels(by_variant, figure, "success"):
     delays = np.array(list(rows[0]["successes"]))
     value, low, high = np.array([pooled(rows, delay) for delay in delays]).T
-    color = f"C{place}"
-    panel.plot(delays, value, "o-", color=color, label=name, markersize=4)
-    panel.fill_between(delays, low, high, color=color, alpha=0.15, linewidth=0)
-    if (reach := rows[0]["reach_delay"]) is not None and reach < delays[-1]:
-      panel.axvline(reach + 0.15 * place, color=color, linestyle=":", linewidth=1.2)
-  panel.axhline(floors(colors)["guess"], color="gray", linestyle="--", label="floor: color unknown")
-  panel.set(xlabel="delay, frames (10 a second)", ylabel="success", ylim=(0, 1.03))
-  _finish(panel)
+    panel.fill_between(delays, low, high, alpha=0.2, linewidth=0)
+    panel.plot(delays, value, "o-", markersize=3)
+    panel.axhline(floors(colors)["guess"], color="gray", linestyle="--", linewidth=1)
 
 
-def draw_risk(by_variant: Mapping[str, Sequence[Row]], colors: int, panel: Axes) -> None:
-  """The risk of the color in what actions read, the mean over seeds, and Theorem 1's closed form of each window."""
-  for place, (name, rows) in enumerate(by_variant.items()):
+def draw_risk(by_variant: Mapping[str, Sequence[Row]], colors: int, figure: Figure) -> None:
+  """The risk of the color in what actions read, each seed's and the mean, and what Theorem 1 says beyond the reach."""
+  measured = {name: rows for name, rows in by_variant.items() if rows[0]["risk"]}
+  for panel, rows in _panels(measured, figure, "risk of the color"):
     delays = [int(delay) for delay in rows[0]["risk"]]
-    mean = np.mean([list(row["risk"].values()) for row in rows], axis=0)
-    panel.plot(delays, mean, "o-", color=f"C{place}", label=name, markersize=4)
-    if rows[0]["reach_delay"] is not None:
-      panel.plot(delays, list(rows[0]["closed_risk"].values()), ":", color=f"C{place}", drawstyle="steps-pre")
-  panel.axhline(1 - floors(colors)["guess"], color="gray", linestyle="--", label="forgotten: 1 - 1 / colors")
-  panel.set(xlabel="delay, frames (10 a second)", ylabel="risk of the color")
-  _finish(panel)
+    risks = np.array([list(row["risk"].values()) for row in rows])
+    panel.plot(delays, risks.T, color="C0", alpha=0.3, linewidth=1)
+    panel.plot(delays, risks.mean(axis=0), "o-", color="C0", markersize=3)
+    panel.axhline(1 - floors(colors)["guess"], color="gray", linestyle="--", linewidth=1)
 
 
-def _finish(panel: Axes) -> None:
-  panel.spines[["top", "right"]].set_visible(False)
-  panel.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+_COLUMNS = 4
+
+
+def _panels(
+  by_variant: Mapping[str, Sequence[Row]], figure: Figure, label: str
+) -> Iterator[tuple[Axes, Sequence[Row]]]:
+  """A small panel for each variant, with its reach as a line where that is within the picture."""
+  if not by_variant:
+    return
+  panels = figure.subplots(
+    math.ceil(len(by_variant) / _COLUMNS), _COLUMNS, sharex=True, sharey=True, squeeze=False
+  ).flat
+  for panel, (name, rows) in zip(panels, by_variant.items(), strict=False):
+    longest = max(rows[0]["successes"])
+    panel.set_title(f"{name}: reach {_reach(rows[0])}", fontsize=9)
+    if (reach := rows[0]["reach_delay"]) is not None and reach < longest:
+      panel.axvline(reach, color="C3", linestyle=":")
+    panel.set(ylim=(-0.03, 1.03), xlim=(-0.03 * longest, 1.03 * longest))
+    panel.spines[["top", "right"]].set_visible(False)
+    yield panel, rows
+  for panel in panels[len(by_variant) :]:
+    panel.set_visible(False)
+  figure.supxlabel("delay, frames (10 a second)", fontsize=10)
+  figure.supylabel(label, fontsize=10)
+
+
+def _reach(row: Row) -> str:
+  """Of the tower's shape, frames of delay."""
+  return "all" if row["reach_delay"] is None else f"{max(row['reach_delay'], 0):g}"
 
 
 def _by_variant(rows: Sequence[Row]) -> dict[str, list[Row]]:
-  """In the order in which the longest delay is solved, the best first."""
+  """In the order in which the longest delay is solved, the best first, of equals the one with more episodes."""
   found: dict[str, list[Row]] = {}
   for row in rows:
     found.setdefault(row["variant"], []).append(row)
   longest = max(rows[0]["successes"])
-  return dict(sorted(found.items(), key=lambda item: -pooled(item[1], longest).value))
+  rates = {name: pooled(rows, longest) for name, rows in found.items()}
+  return dict(sorted(found.items(), key=lambda item: (-rates[item[0]].value, -rates[item[0]].low)))
 
 
 def _page(header: Sequence[str], lines: Sequence[Sequence[str]], colors: int, out: Path) -> str:
@@ -123,8 +153,14 @@ def _page(header: Sequence[str], lines: Sequence[Sequence[str]], colors: int, ou
     f'<figure><img src="data:image/png;base64,{base64.b64encode((out / name).read_bytes()).decode()}" alt="">'
     f"<figcaption>{escape(caption)}</figcaption></figure>"
     for name, caption in (
-      ("success.png", "Success against the delay; bands of 95 %, all seeds together. Dotted: a tower's reach."),
-      ("theorem_1.png", "Risk of the color in what the actions read. Dotted: the closed form of a window's reach."),
+      (
+        "success.png",
+        "Success against the delay; bands of 95 %, all seeds together. Dotted: the reach. Dashed: the floor.",
+      ),
+      (
+        "theorem_1.png",
+        "Risk of the color in what actions read. Dotted: the reach. Dashed: the closed form beyond it.",
+      ),
     )
   )
   return f"""<!doctype html>

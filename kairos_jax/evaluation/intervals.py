@@ -33,6 +33,14 @@ def wilson(successes: int, trials: int) -> Interval:
   return Interval(successes / trials, float(low), float(high))
 
 
+def difference(first: Interval, second: Interval) -> Interval:
+  """How far apart two rates of independent trials are, from Wilson intervals. Source: Newcombe 1998, method 10."""
+  apart = first.value - second.value
+  low = apart - np.hypot(first.value - first.low, second.high - second.value)
+  high = apart + np.hypot(first.high - first.value, second.value - second.low)
+  return Interval(apart, float(low), float(high))
+
+
 def mean_band(
   values: Float[np.ndarray, "N *S"], seed: int = 0
 ) -> tuple[Float[np.ndarray, "*S"], Float[np.ndarray, "*S"], Float[np.ndarray, "*S"]]:

@@ -84,10 +84,14 @@ def test_hosts_share_the_cells(grid):
 def ran(monkeypatch, tiny_saved):
   """Stands in for training and evaluation; names the folders that were trained."""
   trained = []
+
+  def rates(model, delays, episodes, task, *, seed):
+    assert trained[-1].endswith(f"-{seed}")  # each seed is evaluated on scenes of its own
+    return {delay: wilson(episodes // 2, episodes) for delay in delays}
+
   monkeypatch.setattr(ablation, "build", lambda *args, **kwargs: None)
   monkeypatch.setattr(ablation.curriculum, "run", lambda config, folder: trained.append(folder.name) or folder)
   monkeypatch.setattr(ablation, "load", lambda folder: tiny_saved)
-  rates = lambda model, delays, episodes, task: {delay: wilson(episodes // 2, episodes) for delay in delays}  # noqa: E731
   monkeypatch.setattr(ablation.delayed, "success", rates)
   return trained
 
@@ -153,12 +157,13 @@ def test_the_report_draws_what_is_finished(grid, tmp_path):
       (tmp_path / f"{name}-{seed}").mkdir()
       (tmp_path / f"{name}-{seed}" / "row.json").write_text(json.dumps(row))
   header, lines = memory_report.write(ablation.read_all(tmp_path), 4, tmp_path)
-  assert header[:4] == ["tower", "seeds", "parameters", "reach, frames"]
+  assert header[:4] == ["tower", "seeds", "parameters", "reach, frames"] and header[-1] == "behind the first"
   assert lines[0][:4] == ["paper", "2", "1,234", "all"] and lines[1][3:5] == ["20", "0.19"]
   page = (tmp_path / "report.html").read_text()
   assert "<td>paper</td>" in page and page.count("data:image/png") == 2
   results = json.loads((tmp_path / "results.json").read_text())
   assert results["floors"]["guess"] == 0.25 and results["forgotten"] == 0.75 and results["cpu_hours"] == 0.1
   assert results["success"]["swa"]["96"][0] == 6 / 32
+  assert results["behind"]["paper"][0] == 0 and results["behind"]["swa"][1] > 0.2
   with pytest.raises(KairosError, match="holds no finished cell"):
     memory_report.write([], 4, tmp_path)

@@ -15,6 +15,14 @@ def test_wilson_against_published_numbers():
   assert intervals.wilson(3, 7).value == 3 / 7
 
 
+def test_a_difference_against_published_numbers():
+  """Newcombe 1998, table II, method 10: 56/70 - 48/80 and 10/10 - 0/10."""
+  apart = intervals.difference(intervals.wilson(56, 70), intervals.wilson(48, 80))
+  np.testing.assert_allclose(apart, (0.2, 0.0524, 0.3339), atol=1e-4)
+  sure = intervals.difference(intervals.wilson(10, 10), intervals.wilson(0, 10))
+  np.testing.assert_allclose(sure, (1, 0.6075, 1), atol=1e-4)
+
+
 @pytest.mark.parametrize("successes, trials", [(1, 0), (-1, 5), (6, 5), (0, 0)])
 def test_impossible_counts(successes, trials):
   with pytest.raises(KairosError, match="have no rate"):

@@ -98,6 +98,7 @@ def test_reading_adapters_equals_merging_them(remat):
     assert np.abs(merged - without).max() > 0.05
 
 
+@pytest.mark.slow
 def test_the_gradient_of_read_adapters_is_that_of_merged_ones():
   params, thin = tiny.params(TOWERS), adapters()
 

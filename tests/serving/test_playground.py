@@ -300,7 +300,7 @@ async def until(ask, script):
 def test_the_page_in_a_real_browser(page, tmp_path):
   async def play():
     async with browser(page.http + "/", tmp_path) as (call, ask):
-      number = "Number(document.getElementById('frame').textContent)"
+      number = "Number(document.getElementById('frame')?.textContent)"  # before the page is there: not a number
       pixels = "String(document.getElementById('screen').getContext('2d').getImageData(0, 0, 16, 16).data)"
       await until(ask, f"document.readyState === 'complete' && {number} > 20")
       before = await ask(pixels)

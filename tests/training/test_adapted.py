@@ -14,6 +14,7 @@ from kairos_jax.model import lora
 from kairos_jax.training import curriculum, load_params
 from tests.training.test_released_codec import config_of
 
+pytestmark = pytest.mark.slow
 LORA = dict(rank=2, alpha=4.0, targets=("video/*/self_attn/?", "action/*/ffn/*"))
 
 
@@ -40,7 +41,6 @@ def tuned(base, **stage):
   return config
 
 
-@pytest.mark.slow
 def test_adapters_alone_are_trained_and_saved_and_merged_in_the_model(base, tmp_path):
   curriculum.run(tuned(base, lora=LORA), tmp_path)
   before, after = (saved_model.load(folder).params for folder in (base / "run", tmp_path))
@@ -53,7 +53,6 @@ def test_adapters_alone_are_trained_and_saved_and_merged_in_the_model(base, tmp_
   jax.tree.map(np.testing.assert_array_equal, lora.merge(before, adapters, scale), after)
 
 
-@pytest.mark.slow
 def test_named_parameters_train_beside_the_adapters(base, tmp_path):
   curriculum.run(tuned(base, lora={**LORA, "beside": ("action/head/*",)}), tmp_path)
   state = load_params(tmp_path / "robot/checkpoints")
@@ -65,7 +64,6 @@ def test_named_parameters_train_beside_the_adapters(base, tmp_path):
   )
 
 
-@pytest.mark.slow
 def test_parts_come_from_the_first_start_that_has_them_and_some_can_be_made_anew(base, tmp_path):
   config = tuned(base, frozen=("video/*", "bridge/*", "action/text_embedding/*"))
   config.init_new = ("action/text_embedding/up/*",)
