@@ -41,6 +41,7 @@ def long_stream():
   return latents, context, stream(BOUNDED, latents, context, CHUNKS), velocity, trace
 
 
+@pytest.mark.slow
 def test_next_frames_after_uneven_chunks(long_stream):
   latents, context, memory, velocity, _ = long_stream
   got = tiny.apply(BOUNDED, "denoise_video")(

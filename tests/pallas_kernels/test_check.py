@@ -63,7 +63,10 @@ def test_a_kernel_is_compiled_forward_and_backward(op, target):
 @needs_ptxas
 @pytest.mark.sm90_backend
 @pytest.mark.parametrize("op", list(workload.OPS))
-@pytest.mark.parametrize(("case", "most_spilled"), [("4k", 400), ("cpu", 2000)], ids=["bfloat16", "float32"])
+@pytest.mark.parametrize(
+  ("case", "most_spilled"),
+  [pytest.param("4k", 400, id="bfloat16"), pytest.param("cpu", 2000, id="float32", marks=pytest.mark.slow)],
+)
 def test_our_kernels_compile_for_a_gpu(op, case, most_spilled, monkeypatch):
   """And spill little: float32 that misses the tensor cores spills tens of thousands of bytes."""
   cases = workload.load(op).CASES
