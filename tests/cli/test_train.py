@@ -26,7 +26,7 @@ def get_config():
   config.data.update(folder="data", sources=("hand", "robot"), frames=9)
   config.codec = ConfigDict(dict(kind="pca", channels=4))
   config.bridge = ConfigDict(dict(kind="words", vocabulary=32, tokens=8, dim=8, text_dim=16))
-  config.model.video.update(dim=16, ffn_dim=32, heads=2, layers=("SWA", "GATED"), key_dim=8, value_dim=8, freq_dim=16)
+  config.model.video.update(dim=16, ffn_dim=32, heads=2, layers=("SWA",), freq_dim=16)
   config.model.action.update(dim=16, ffn_dim=32, freq_dim=16, video_frames=4)
   config.train.update(steps=5, batch_size=2, chunks_per_clip=2, log_every=1, checkpoint_every=2)
   config.validation.update(clips=2, levels=(0.25, 0.9), every=2, keep_best="val/action")

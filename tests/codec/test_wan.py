@@ -115,7 +115,7 @@ def test_the_state_does_not_grow(small):
   assert sizes[0] == sizes[1] == sizes[2]
 
 
-@pytest.mark.parametrize("extra", [pytest.param(-23, marks=pytest.mark.slow), 0, 1])
+@pytest.mark.parametrize("extra", [*(pytest.param(extra, marks=pytest.mark.slow) for extra in (-23, 0)), 1])
 def test_decoding_after_encoding_goes_on_where_the_video_is(extra, small):
   """Whether its beginning is near or far; rows of a batch may be differently old."""
   count = SMALL.reach + extra

@@ -51,6 +51,7 @@ def test_an_episode_is_what_the_model_answers(exported, model):
   assert np.abs(other - mine.act(mine.prefill(tiny.frames(1), PROMPT), state)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_few_bits_are_exported_as_they_are(model, tmp_path):
   narrow = WorldModel(low_bit.quantized(model.saved, "int4"))
   programs.export(narrow, tmp_path, [PROMPT], steps=1)

@@ -14,26 +14,25 @@ from tests.interop.test_goldens import SHARED, needs_shared
 from tests.parallel import devices
 
 KINDS = ("c01", "c02", "c03", "c04", "c05", "c06", "c07", "c10")  # the other parts have no time to share
-QUICK = "c05_video_tower"
 
 
-def judged(folder, start, seconds=1800):
-  """Of each case whose name begins so: whether it passed, and how; all of them, if any call was cut by time."""
-  result = json.loads(devices.run("tests.parallel.test_goldens", str(folder), start, seconds=seconds).splitlines()[-1])
+def judged(folder, seconds=1800):
+  """Of each case: whether it passed, and how; all of them, if any call was cut by time."""
+  result = json.loads(devices.run("tests.parallel.test_goldens", str(folder), seconds=seconds).splitlines()[-1])
   assert result["cut"] and result["cases"], result
   return result["cases"]
 
 
-@pytest.mark.parametrize("start", [QUICK, pytest.param("c", marks=pytest.mark.slow)])
-def test_own_cases(start):
-  cases = judged(make.FOLDER, start)
+@pytest.mark.slow
+def test_own_cases():
+  cases = judged(make.FOLDER)
   assert all(passed for passed, _ in cases.values()), cases
 
 
 @needs_shared
 @pytest.mark.slow
 def test_cases_of_the_reference():
-  cases = judged(SHARED, "c", seconds=3600)
+  cases = judged(SHARED, seconds=3600)
   assert all(passed for passed, _ in cases.values()), cases
 
 
@@ -46,8 +45,7 @@ if __name__ == "__main__":
     return found
 
   layout.current = noted
-  folder, start = sys.argv[1:]
-  names = [path for path in verdict.select([folder]) if path.stem.startswith(KINDS) and path.stem.startswith(start)]
+  names = [path for path in verdict.select(sys.argv[1:]) if path.stem.startswith(KINDS)]
   with jax.set_mesh(make_mesh(seq=8)):
     found = [each for each in verdict.judge(names) if not each.skipped]
   print(

@@ -36,6 +36,7 @@ def test_skipping_a_wait_is_waiting():
   assert not np.array_equal(skipped.step(np.ones(3))[0].state, now.state)
 
 
+@pytest.mark.slow
 def test_choices_follow_the_memory_that_decides(model):
   """A model of random weights: with nothing moved it chooses as it does, and with all moved as its twin does."""
   names = {"nothing": dict(parts=()), "everything": {}, "one layer": dict(layers=[2])}

@@ -44,7 +44,7 @@ def test_a_stage_brings_its_averages_and_the_codec_of_its_run(tmp_path, tiny_sav
   equal(start.load(tmp_path / "hand/best", tiny_saved.model_config), {**params, "codec": codec})
 
 
-@pytest.mark.parametrize("with_actions", [True, False])
+@pytest.mark.parametrize("with_actions", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_released_file(tmp_path, with_actions):
   towers = tiny.model_config()
   released = towers if with_actions else dataclasses.replace(towers, action=None)
