@@ -40,7 +40,8 @@ class Evolution:
     method: how it is refined.
     rounds: how many.
     episodes: that are rolled out in a round.
-    steps, learning_rate: of a round's training.
+    steps: of a round's training.
+    learning_rate: likewise.
     held_out: episodes of the judgment.
     env: the environment.
     seed: of all that chance decides.

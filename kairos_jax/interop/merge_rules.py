@@ -1,6 +1,6 @@
 """How several models of one shape become one, tensor by tensor: soup, TIES, DARE, CART, WUDI.
 
-With theta_i for the models, tau_i = theta_i - base for what each of them learned, and w_i for weights that sum to 1:
+With theta_i for the models, tau_i = theta_i - base for what each of them learned, and w_i for weights that sum to 1::
 
   soup  sum w_i theta_i
   ties  base + scale tau: of each tau_i the largest numbers are kept (a share `density`), each place takes the sign of

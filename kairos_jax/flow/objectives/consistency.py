@@ -1,5 +1,7 @@
 """Discrete consistency: all points of one path of the teacher's are to mean the same clean data.
 
+Of two neighbors on it::
+
   z_n = z_{n+1} - (sigma_{n+1} - sigma_n) v_teacher(z_{n+1}),    loss = |x0(z_{n+1}) - stop x0(z_n)|^2
 
 z_{n+1} is noised data, and the target is the student as it is now. At sigma 0 the clean estimate is the data itself,

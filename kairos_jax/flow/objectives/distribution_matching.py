@@ -2,7 +2,7 @@
 
 At a noise level sigma the gradient of KL(student || teacher) with respect to a sample x is the difference of two
 scores, and with x0 = z - sigma v it is one of clean estimates, x0_fake - x0_teacher, up to a positive factor. Here
-z = (1 - sigma) x + sigma noise, and "fake" is a critic that learns to denoise what the student makes:
+z = (1 - sigma) x + sigma noise, and "fake" is a critic that learns to denoise what the student makes::
 
   student  g = (x0_fake - x0_teacher) / mean |x - x0_teacher|,    loss = 1/2 |x - stop(x - g)|^2
   critic   loss = |v_fake(z, sigma) - (noise - stop(x))|^2

@@ -1,6 +1,6 @@
 """DiffusionNFT: what went well is followed and what went badly is avoided, on one forward objective.
 
-For a sample x of the old policy, which went well with the probability r, and u = noise - x,
+For a sample x of the old policy, which went well with the probability r, and u = noise - x::
 
   v_plus = v_old + beta (v - v_old),    v_minus = v_old - beta (v - v_old)
   loss = r |v_plus - u|^2 + (1 - r) |v_minus - u|^2

@@ -1,7 +1,8 @@
 """Flow-DPO: of two samples for one condition, the better one is to be denoised better than before.
 
-With e(x) = |v(z) - (noise - x)|^2, a mean over elements, for the network that learns, and e_ref(x) for a frozen copy,
+With the error e(x) of the network that learns, a mean over elements, and e_ref(x) of a frozen copy::
 
+  e(x) = |v(z) - (noise - x)|^2
   loss = -log sigmoid(-beta / 2 [(e(w) - e_ref(w)) - (e(l) - e_ref(l))]) + supervised e(w)
 
 where winner and loser have the same noise and the same level. Beta is one number for all levels. It depends on the

@@ -1,4 +1,8 @@
-"""Flow matching on what a policy did, weighted by how well it went: loss = sum w_i |v - (noise - x_i)|^2 / sum w_i.
+"""Flow matching on what a policy did, weighted by how well it went.
+
+The loss is::
+
+  sum w_i |v - (noise - x_i)|^2 / sum w_i
 
 Weights of 1 for successes and 0 for the rest are filtered imitation. Weights exp(reward / temperature) are
 reward-weighted regression: what is learned is p(x) exp(r(x) / temperature), the best policy that is close to the old.

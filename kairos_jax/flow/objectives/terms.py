@@ -24,8 +24,8 @@ class Data(NamedTuple):
     condition: what the network reads beside them.
   """
 
-  x: Float[Array, "B *S"]
-  predicted: Bool[Array, "B *L"]
+  x: Float[Array, "B ..."]
+  predicted: Bool[Array, "B ..."]
   condition: Any = None
 
 
