@@ -18,6 +18,7 @@ experiments/finetune.py; it gets the published recipe's learning rates, 2e-6 for
 from ml_collections import ConfigDict
 
 from experiments import finetune
+from kairos_jax.training.run_config import tower_fields
 
 VIDEO_TIMES, ACTION_TIMES = (1000.0, 800.0, 500.0, 100.0), (1000.0, 500.0)
 
@@ -33,7 +34,7 @@ def get_config(what: str = "video") -> ConfigDict:
   saved = finetune.description(start)
   student_lr, critic_lr = (1e-4, 1e-4) if saved else (2e-6, 4e-7)
   saved = saved or {}
-  config.model.action = ConfigDict(finetune.tower_fields(saved, "action"))
+  config.model.action = ConfigDict(tower_fields(saved.get("action") or {}, "action"))
   config.model.video_times = VIDEO_TIMES if tower == "video" else tuple(saved.get("video_times", ()))
   config.model.action_times = ACTION_TIMES if tower == "actions" else tuple(saved.get("action_times", ()))
   config.data.units = start if saved else None  # the teacher's actions are in them

@@ -24,6 +24,8 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from kairos_jax.training.run_config import tower_fields
+
 # Frames a second, frames and actions of a sample; the robot's numbers.
 ROBOTS = {
   "libero": dict(video_fps=20.0, frames=33, action_horizon=32, action_dim=7, state_dim=8),
@@ -68,8 +70,9 @@ def get_config(data: str = "libero") -> ConfigDict:
   config.codec = ConfigDict(saved["codec"] if saved else dict(kind="wan", weights="weights/Wan2.1_VAE.pth"))
   config.bridge = ConfigDict(saved["bridge"] if saved else dict(kind="qwen", folder="weights/Qwen3.5-2B"))
   config.model = ConfigDict(dict(dtype="float32", remat="none") if saved else dict(dtype="bfloat16", remat="full"))
-  config.model.video = ConfigDict(tower_fields(saved, "video"))
-  config.model.action = ConfigDict({**tower_fields(saved, "action"), **dims})
+  # Without a saved model the released one's fields are the default.
+  config.model.video = ConfigDict(tower_fields((saved or {}).get("video") or {}, "video"))
+  config.model.action = ConfigDict({**tower_fields((saved or {}).get("action") or {}, "action"), **dims})
 
   config.train = ConfigDict(
     dict(
@@ -120,13 +123,6 @@ def description(folder: str) -> dict[str, Any] | None:
     if path.exists():
       return json.loads(path.read_text())
   return None
-
-
-def tower_fields(saved: dict[str, Any] | None, name: str) -> dict[str, Any]:
-  """A tower's config without what follows from others; the released one's is the default."""
-  follows = ("dtype", "remat", "kernels", "text_dim", "channels", "attention_dim") + (("heads",) * (name == "action"))
-  values = (saved or {}).get(name) or {}
-  return {key: tuple(x) if isinstance(x, list) else x for key, x in values.items() if key not in follows}
 
 
 def _dims(kind: str, folder: Path) -> dict[str, int]:

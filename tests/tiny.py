@@ -58,3 +58,19 @@ def saved(config: WorldActionConfig | None = None, seed=0) -> SavedModel:
 def frames(count, size=SIZE, seed=0) -> np.ndarray:
   """A clip of noise, uint8 [count, size, size, 3]."""
   return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def batch(saved: SavedModel) -> dict:
+  """Three clips of other lengths, texts and numbers of labeled actions."""
+  rng = np.random.default_rng(1)
+  return {
+    "video": np.stack([frames(9, seed=seed) for seed in range(3)]),
+    "length": np.array([9, 9, 5], np.int32),
+    "tokens": saved.encoder.tokenize(["push the ball", "wait", ""]),
+    "action": rng.standard_normal((3, 12, 3)).astype(np.float32),
+    "action_mask": np.repeat((np.arange(12) < np.array([[12], [9], [2]]))[..., None], 3, axis=-1),
+    "action_hz": np.full(3, 10, np.float32),
+    "fps": np.full(3, 10, np.float32),
+    "state": rng.standard_normal((3, 9, 3)).astype(np.float32),
+    "state_mask": np.ones((3, 9, 3), bool),
+  }

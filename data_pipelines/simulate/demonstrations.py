@@ -6,10 +6,10 @@ hand goes, that is, for disturbed fingers would let go.
 
 import numpy as np
 
-from data_pipelines import embodiments
 from data_pipelines.records import Clip
 from data_pipelines.simulate.disturbance import Disturbance
 from data_pipelines.simulate.environments import ENVIRONMENTS, Scripted, named
+from data_pipelines.simulate.filming import episode_clip
 from kairos_jax.errors import KairosError
 
 _DISTURBED_SHARE = 0.5
@@ -57,17 +57,12 @@ class Demonstrations:
       disturbance.advance()
     if not success:
       return None
-    hz = embodiments.get(env.embodiment).control_hz
-    return Clip(
-      cameras={name: np.stack([seen.images[name] for seen in observations]) for name in observations[0].images},
-      video_fps=hz,
-      action_hz=hz,
-      state=np.stack([seen.state for seen in observations]),
-      action=np.stack(actions),
-      state_mask=np.ones(len(observations), bool),
-      action_mask=np.ones(len(actions), bool),
-      embodiment=env.embodiment,
+    return episode_clip(
+      [seen.images for seen in observations],
+      [seen.state for seen in observations],
+      actions,
       source=self._source,
+      embodiment=env.embodiment,
       license=env.license,
       caption=f"a robot arm at {task}: {env.instruction}",
       instruction=env.instruction,

@@ -1,10 +1,12 @@
-"""How frames of the embedded simulator become a record."""
+"""How frames and episodes of simulators become a record."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
+from data_pipelines import embodiments
 from data_pipelines.records import Clip
 from data_pipelines.simulate.scene import FPS
 
@@ -39,4 +41,44 @@ def simulated_clip(
     caption=caption,
     instruction=instruction,
     provenance={"simulator": "mujoco"},
+  )
+
+
+def episode_clip(
+  images: Sequence[Mapping[str, UInt8[np.ndarray, "H W 3"]]],
+  states: Sequence[Float[np.ndarray, "S"]],
+  actions: Sequence[Float[np.ndarray, "A"]],
+  *,
+  source: str,
+  embodiment: str,
+  license: str,  # noqa: A002
+  caption: str,
+  instruction: str,
+  provenance: Mapping[str, Any],
+  stride: int = 1,
+) -> Clip:
+  """All that a robot saw and felt in an episode, and every action as a label.
+
+  Args:
+    images: by camera, from the reset to the end, at the robot's rate.
+    states: likewise, in the robot's units.
+    actions: between them, likewise.
+    source, embodiment, license, caption, instruction, provenance: see `Clip`.
+    stride: moments for each frame of the video.
+  """
+  hz = embodiments.get(embodiment).control_hz
+  return Clip(
+    cameras={name: np.stack([seen[name] for seen in images[::stride]]) for name in images[0]},
+    video_fps=hz / stride,
+    action_hz=hz,
+    state=np.stack(states).astype(np.float32),
+    action=np.stack(actions).astype(np.float32),
+    state_mask=np.ones(len(states), bool),
+    action_mask=np.ones(len(actions), bool),
+    embodiment=embodiment,
+    source=source,
+    license=license,
+    caption=caption,
+    instruction=instruction,
+    provenance=dict(provenance),
   )

@@ -17,10 +17,10 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from data_pipelines.simulate.headless import no_opengl
 from data_pipelines.simulate.libero_script import BowlOnPlate
 from data_pipelines.simulate.observation import Observation
 from data_pipelines.simulate.packaged import checked, simulator
+from data_pipelines.simulate.rendering import check_size, make_renderer
 from kairos_jax.errors import KairosError
 
 HORIZONS: Mapping[str, int] = MappingProxyType({"spatial": 220, "object": 280, "goal": 300, "10": 520})
@@ -49,20 +49,14 @@ class Libero:
     """
     if suite not in HORIZONS or not 0 <= task < TASKS:
       raise KairosError(f"no LIBERO task {suite}/{task}: suites are {', '.join(HORIZONS)}, tasks 0 to {TASKS - 1}")
-    if not 8 <= size <= 1024:
-      raise KairosError(f"frame size {size} px is out of range: 8 to 1024")
+    check_size(size)
     path, self.instruction, self._states = _task(suite, task)
     control = simulator("libero.libero.envs.env_wrapper", extra="libero").ControlEnv
     self._env = control(bddl_file_name=path, has_offscreen_renderer=False, use_camera_obs=False, hard_reset=False)
     self.horizon, self.frame, self._suite = HORIZONS[suite], 0, suite
     self._numbers: Mapping[str, Any] = {}
     self._script: BowlOnPlate | None = None
-    model = self._env.sim.model._model
-    model.vis.global_.offwidth = model.vis.global_.offheight = size
-    try:
-      self._renderer = mujoco.Renderer(model, size, size)
-    except Exception as error:  # Each backend fails in its own way; the cure is the same.
-      raise no_opengl() from error
+    self._renderer = make_renderer(self._env.sim.model._model, size)
     self._shown = mujoco.MjvOption()
     self._shown.geomgroup[0] = 0  # shapes for collisions
 

@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from data_pipelines.simulate.headless import no_opengl
+from data_pipelines.simulate.rendering import make_renderer
 from kairos_jax.errors import KairosError
 
 
@@ -56,18 +56,12 @@ class Viewpoint:
     Raises:
       KairosError: the size is out of range, or no OpenGL context can be made.
     """
-    if not 8 <= size <= 1024:
-      raise KairosError(f"frame size {size} px is out of range: 8 to 1024")
     model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
-    model.vis.global_.offwidth = model.vis.global_.offheight = size
     self._model, self._camera = model, mujoco.MjvCamera()
     self._camera.type = mujoco.mjtCamera.mjCAMERA_FREE
     self._camera.lookat[:], self._camera.distance = lookat, distance
     self._camera.azimuth, self._camera.elevation = turn, -35.0
-    try:
-      self._renderer = mujoco.Renderer(model, size, size)
-    except Exception as error:  # Each backend fails in its own way; the cure is the same.
-      raise no_opengl() from error
+    self._renderer = make_renderer(model, size)
     atexit.register(self._renderer.close)  # Before MuJoCo ends the display, or the destructor complains.
 
   def render(self, data: mujoco.MjData) -> UInt8[np.ndarray, "H W 3"]:

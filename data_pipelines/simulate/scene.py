@@ -7,8 +7,7 @@ import mujoco
 import numpy as np
 from jaxtyping import UInt8
 
-from data_pipelines.simulate.headless import no_opengl
-from kairos_jax.errors import KairosError
+from data_pipelines.simulate.rendering import check_size, make_renderer
 
 FPS = 10.0  # Hz, frames and control
 
@@ -29,7 +28,7 @@ _WORLD = """
   <option timestep="{timestep}" integrator="implicitfast" gravity="0 0 {gravity}"/>
   <visual>
     <quality shadowsize="0" offsamples="0" numslices="16" numstacks="10" numquads="1"/>
-    <global offwidth="{size}" offheight="{size}" fovy="41"/>
+    <global fovy="41"/>
     <headlight ambient=".45 .45 .45" diffuse=".3 .3 .3" specular="0 0 0"/>
   </visual>
   <worldbody>
@@ -63,17 +62,13 @@ class Scene:
     Raises:
       KairosError: the size is out of range, or no OpenGL context can be made.
     """
-    if not 8 <= size <= 1024:
-      raise KairosError(f"frame size {size} px is out of range: 8 to 1024")
+    check_size(size)
     self.model = mujoco.MjModel.from_xml_string(
-      _WORLD.format(bodies=bodies, actuators=actuators, gravity=gravity, timestep=timestep, size=size)
+      _WORLD.format(bodies=bodies, actuators=actuators, gravity=gravity, timestep=timestep)
     )
     self.data = mujoco.MjData(self.model)
     self._camera = camera
-    try:
-      self._renderer = mujoco.Renderer(self.model, size, size, max_geom=64)
-    except Exception as error:  # Each backend fails in its own way; the cure is the same.
-      raise no_opengl() from error
+    self._renderer = make_renderer(self.model, size, max_geom=64)
     atexit.register(self._renderer.close)  # Before MuJoCo ends the display, or the destructor complains.
 
   def render(self) -> UInt8[np.ndarray, "H W 3"]:

@@ -168,9 +168,8 @@ def _run_cell(grid: Grid, cell: Cell, folder: Path, beside: Callable[[WorldModel
   begin = time.monotonic(), time.process_time()
   model = load(curriculum.run(grid.config(cell), folder))
   trained = time.monotonic(), time.process_time()
-  rates = delayed.success(
-    model, grid.delays, grid.episodes, grid.task, seed=cell.seed
-  )  # each seed on scenes of its own
+  # Each seed acts in scenes of its own.
+  rates = delayed.success(model, grid.delays, grid.episodes, grid.task, seed=cell.seed)
   return {
     "variant": cell.variant,
     "seed": cell.seed,

@@ -21,6 +21,7 @@ from data_pipelines import shards
 from data_pipelines.records import Clip
 from kairos_jax import assembly, seeds
 from kairos_jax.interop.saved_model import SavedModel
+from kairos_jax.training.run_config import tower_fields
 
 Method = Literal["demonstrations", "filtered", "placebo", "nft"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -106,8 +107,8 @@ def training(
       bridge=assembly.describe(saved.encoder),
       model=dict(
         dtype=jnp.dtype(saved.model_config.video.dtype).name,
-        video=_fields(saved.model_config.video),
-        action=_fields(saved.model_config.action, "heads"),
+        video=tower_fields(dataclasses.asdict(saved.model_config.video), "video"),
+        action=tower_fields(dataclasses.asdict(saved.model_config.action), "action"),
         video_times=saved.video_times,
         action_times=saved.action_times,
       ),
@@ -135,11 +136,3 @@ def training(
       stages=dict(refined=stage),
     )
   )
-
-
-_FOLLOW = ("dtype", "remat", "kernels", "text_dim", "channels", "attention_dim")
-
-
-def _fields(tower: Any, *more: str) -> dict[str, Any]:
-  """A tower's config without what follows from the rest of a run's."""
-  return {name: value for name, value in dataclasses.asdict(tower).items() if name not in (*_FOLLOW, *more)}

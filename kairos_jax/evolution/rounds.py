@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-
 from data_pipelines import embodiments
 from data_pipelines.records import Clip
+from data_pipelines.simulate.filming import episode_clip
 from kairos_jax import console, files, runtime, seeds
 from kairos_jax.errors import KairosError
-from kairos_jax.evaluation.closed_loop import Episode
 from kairos_jax.evaluation.comparison import CUE_REACH, ENTRIES, Arena, compare
 from kairos_jax.evaluation.record import EpisodeRecord
 from kairos_jax.evolution import refine
@@ -109,7 +107,7 @@ def _round(
     seed=seeds.derive(run.seed, "training", number) % 2**31,
   )
   refined = curriculum.run(config, home / "train")
-  before, after = (_held_out(runtime.load(folder), run, record) for folder in (best, refined))
+  before, after = (_held_out(one, run, record) for one in (model, runtime.load(refined)))
   return {
     "round": number,
     "policy": name,
@@ -139,33 +137,22 @@ def _episodes(
   arena = Arena(model, env, len(every))
   for environment in arena.environments:
     environment.expert = _no_expert  # type: ignore[method-assign]
+  there = arena.environments[0]
   for episode in arena.play(ENTRIES["model"], waiting):
     origin = Origin(name, env, episode.seed, episode.success)
-    yield clip_of(episode, origin, arena.environments[0].instruction, model.saved.video_fps), origin
-
-
-def clip_of(episode: Episode, origin: Origin, instruction: str, video_fps: float) -> Clip:
-  """The episode as a record: all that was seen and felt, and the actions that were taken."""
-  robot = embodiments.get(episode.embodiment)
-  stride = round(robot.control_hz / video_fps)
-  seen = episode.observations
-  states = np.stack([one.state for one in seen]).astype(np.float32)
-  actions = np.stack(episode.actions).astype(np.float32)
-  return Clip(
-    cameras={name: np.stack([one.images[name] for one in seen[::stride]]) for name in seen[0].images},
-    video_fps=video_fps,
-    action_hz=robot.control_hz,
-    state=states,
-    action=actions,
-    state_mask=np.ones(len(states), bool),
-    action_mask=np.ones(len(actions), bool),
-    embodiment=episode.embodiment,
-    source="rollouts",
-    license="Apache-2.0",
-    caption=instruction,
-    instruction=instruction,
-    provenance={"origin": origin._asdict()},
-  )
+    clip = episode_clip(
+      [seen.images for seen in episode.observations],
+      [seen.state for seen in episode.observations],
+      episode.actions,
+      source="rollouts",
+      embodiment=episode.embodiment,
+      license=there.license,
+      caption=there.instruction,
+      instruction=there.instruction,
+      provenance={"origin": origin._asdict()},
+      stride=round(embodiments.get(episode.embodiment).control_hz / model.saved.video_fps),
+    )
+    yield clip, origin
 
 
 def _held_out(model: WorldModel, run: Evolution, record: EpisodeRecord) -> float:

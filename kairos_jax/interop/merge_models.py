@@ -28,15 +28,8 @@ from kairos_jax.interop.stream_writer import Journal, Slot, StreamWriter, partia
 from kairos_jax.model import lora
 
 JOURNAL = "merge.journal"
-_SAME = (
-  "codec",
-  "encoder",
-  "video_fps",
-  "action_horizon",
-  "max_delay",
-  "video_times",
-  "action_times",
-)  # of a description
+# Of a description.
+_SAME = ("codec", "encoder", "video_fps", "action_horizon", "max_delay", "video_times", "action_times")
 
 
 class Tensors(NamedTuple):

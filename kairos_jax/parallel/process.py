@@ -51,9 +51,8 @@ def connect(environment: Mapping[str, str] = os.environ) -> None:
   where = environment.get(_ADDRESS, "the cluster's first host")
   names = (_INDEX, "SLURM_PROCID", "TPU_WORKER_ID")
   first = next((environment[name] for name in names if name in environment), "") == "0"
-  seconds = WAIT_SECONDS + (
-    10 if first else 0
-  )  # where the first one leaves, the others are ended before they can speak
+  # Where the first one leaves, the others are ended before they can speak.
+  seconds = WAIT_SECONDS + (10 if first else 0)
   line = f"{host()}: not all processes met at {where} within {seconds} s"
   late = threading.Timer(seconds, _give_up, [line])
   late.daemon = True

@@ -65,6 +65,10 @@ class ModelConfig:
   video_times: tuple[Annotated[float, Range(0, 1000)], ...] = ()
   action_times: tuple[Annotated[float, Range(0, 1000)], ...] = ()
 
+  def times(self, tower: Literal["video", "action"]) -> tuple[float, ...]:
+    """The steps of one of the towers."""
+    return self.video_times if tower == "video" else self.action_times
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
@@ -352,6 +356,13 @@ def model_config(run: RunConfig, *, with_actions: bool) -> WorldActionConfig:
   return WorldActionConfig(video=video, action=_tower(ActionConfig, run.model.action, "model.action", follows))
 
 
+def tower_fields(tower: Mapping[str, Any], name: Literal["video", "action"]) -> dict[str, Any]:
+  """What a run's config says of a tower that has these fields: what `model_config` does not take from other keys."""
+  follows = {"dtype", "remat", "kernels", "text_dim"}
+  follows |= {"channels"} if name == "video" else {"attention_dim", "heads"}
+  return {key: tuple(x) if isinstance(x, list) else x for key, x in tower.items() if key not in follows}
+
+
 def objective_config(run: RunConfig, name: str) -> ObjectiveConfig:
   """What the stage trains."""
   stage = run.stages[name]
@@ -465,7 +476,7 @@ def _check_stage(run: RunConfig, name: str, stage: StageConfig) -> None:
 def _check_distilling(run: RunConfig, name: str, stage: StageConfig, distill: DistillConfig) -> None:
   """That there is something to distill, and nothing beside it that it does not know."""
   key = f"stages.{name}"
-  times = run.model.video_times if distill.tower == "video" else run.model.action_times
+  times = run.model.times(distill.tower)
   if not times or list(times) != sorted(times, reverse=True) or len(set(times)) < len(times) or min(times) <= 0:
     raise refused(f"model.{distill.tower}_times", times, f"falling timesteps up to 1000, for {key} distills that tower")
   if stage.lora or stage.frozen or stage.objective != "kairos":

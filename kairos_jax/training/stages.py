@@ -112,8 +112,7 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   objective = Objective(model, this.encoder, this.codec, objective_config(config, name), scale)
   loss_fn: LossFn | InTurn = objective
   if stage.distill:
-    times = config.model.video_times if stage.distill.tower == "video" else config.model.action_times
-    loss_fn = distilling.networks(objective, stage.distill, times, stage.optimizer)
+    loss_fn = distilling.networks(objective, stage.distill, config.model.times(stage.distill.tower), stage.optimizer)
   if stage.objective == "official_video":
     loss_fn = OfficialVideoObjective(model, this.encoder, this.codec, stage.tasks, scale)
   if stage.nft:

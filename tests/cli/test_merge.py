@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kairos_jax.cli import main as cli
-from kairos_jax.interop import saved_model
+from kairos_jax.cli import merge
+from kairos_jax.interop import merge_rules, saved_model
 from tests.interop.test_merge_models import changed, flat
 from tests.model.conftest import quick_compiles  # noqa: F401
 
@@ -16,6 +17,10 @@ def folder(tmp_path, tiny_saved):
   for name, saved in {"base": tiny_saved, "a": changed(tiny_saved, 1), "b": changed(tiny_saved, 2)}.items():
     saved_model.save(tmp_path / name, saved)
   return tmp_path
+
+
+def test_the_command_knows_every_method():
+  assert set(merge._METHODS) == set(merge_rules.METHODS)
 
 
 def test_a_soup_and_its_losses_by_domain(folder, capsys):

@@ -9,6 +9,7 @@ import pytest
 
 from data_pipelines.simulate.cue_reach import CueReach
 from data_pipelines.simulate.generate import build
+from kairos_jax.cli import evolve as evolve_command
 from kairos_jax.errors import KairosError
 from kairos_jax.evolution import refine, rounds
 from kairos_jax.evolution.replay import Replay
@@ -20,6 +21,10 @@ from tests import tiny
 from tests.evolution.killed import episode
 
 EPISODES = [(clip, origin.success) for clip, origin in map(episode, range(40))]
+
+
+def test_the_command_knows_every_method():
+  assert set(evolve_command._METHODS) == set(refine.METHODS)
 
 
 def test_each_method_trains_on_what_it_says():

@@ -31,18 +31,7 @@ def test_the_action_tower_trains_beside_itself_as_it_acted(tiny_saved, monkeypat
 
   config = ObjectiveConfig(tasks=dict(ti2v=1.0), max_observed=2, action_horizon=4, chunks_per_clip=2)
   objective = Objective(WorldActionModel(tiny_saved.model_config), tiny_saved.encoder, tiny_saved.codec, config)
-  batch = {
-    "video": np.stack([tiny.frames(9, seed=seed) for seed in range(3)]),
-    "length": np.array([9, 9, 5], np.int32),
-    "tokens": tiny_saved.encoder.tokenize(["a", "b", "c"]),
-    "action": np.zeros((3, 12, 3), np.float32),
-    "action_mask": np.ones((3, 12, 3), bool),
-    "action_hz": np.full(3, 10, np.float32),
-    "fps": np.full(3, 10, np.float32),
-    "state": np.zeros((3, 9, 3), np.float32),
-    "state_mask": np.ones((3, 9, 3), bool),
-    "source": np.array([1, 0, 2], np.int32),
-  }
+  batch = {**tiny.batch(tiny_saved), "source": np.array([1, 0, 2], np.int32)}
   batch = jax.tree.map(jnp.asarray, batch)
   seen = []
   inner = DiffusionNFT.__call__

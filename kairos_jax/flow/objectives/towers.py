@@ -7,6 +7,7 @@ memory they read) is frozen and the same for student, critic and teacher, so it 
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -123,7 +124,7 @@ class ActionNetworks:
     )
     actions, mask, state, state_mask = objective.decisions(batch, draws.action_num_observed)
     has = jnp.repeat(batch["action_mask"].any(axis=1, keepdims=True), chunks, axis=0)
-    contexts = Context(*(x if x is None else jnp.repeat(x, chunks, axis=0) for x in (context.tokens, context.mask)))
+    contexts = jax.tree.map(lambda x: jnp.repeat(x, chunks, axis=0), context)
     return Data(actions, mask, ActionCondition(seen, contexts, state, state_mask, draws.action_num_observed, has))
 
   def velocity(

@@ -21,18 +21,7 @@ def saved():
 
 @pytest.fixture(scope="module")
 def batch(saved):
-  rng = np.random.default_rng(1)
-  return {
-    "video": np.stack([tiny.frames(9, seed=seed) for seed in range(3)]),
-    "length": np.array([9, 9, 5], np.int32),
-    "tokens": saved.encoder.tokenize(["push the ball", "wait", ""]),
-    "action": rng.standard_normal((3, 12, 3)).astype(np.float32),
-    "action_mask": np.repeat((np.arange(12) < np.array([[12], [9], [2]]))[..., None], 3, axis=-1),
-    "action_hz": np.full(3, 10, np.float32),
-    "fps": np.full(3, 10, np.float32),
-    "state": rng.standard_normal((3, 9, 3)).astype(np.float32),
-    "state_mask": np.ones((3, 9, 3), bool),
-  }
+  return tiny.batch(saved)
 
 
 def objective_of(saved, **changes):
