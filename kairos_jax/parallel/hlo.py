@@ -44,7 +44,7 @@ def collectives(text: str, mesh: Mesh | AbstractMesh) -> list[Collective]:
   """The collectives of a compiled program, from `compiled.as_text()`.
 
   A ring is assumed: of n devices each sends (n - 1) / n of what is gathered or scattered, twice that for a sum. A loop
-  whose number of turns the compiler does not know counts once.
+  whose number of turns the program does not tell counts once.
 
   Args:
     text: of the program.
@@ -93,9 +93,7 @@ def _runs(bodies: Mapping[str, list[str]], text: str) -> dict[str, int]:
   def visit(name: str, count: int) -> None:
     times[name] += count
     for line in bodies.get(name, ()):
-      turns = 1
-      if " while(" in line and (known := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', line)):
-        turns = int(known[1])
+      turns = _turns(line, bodies, bodies[name]) if " while(" in line else 1
       for match in _CALLED.finditer(line):
         for called in re.findall(r"[\w.\-]+", match[1]):
           if called in bodies:
@@ -104,6 +102,37 @@ def _runs(bodies: Mapping[str, list[str]], text: str) -> dict[str, int]:
   if entry:
     visit(entry[1], 1)
   return times
+
+
+def _turns(line: str, bodies: Mapping[str, list[str]], around: Sequence[str]) -> int:
+  """Of a loop: as the compiler noted, or from its first number up to the one that its condition compares with."""
+  if known := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', line):
+    return int(known[1])
+  condition = re.search(r"condition=%?([\w.\-]+)", line)
+  limits = [
+    int(number[1])
+    for inner in bodies.get(condition[1] if condition else "", ())
+    if (number := re.search(r"= [su]32\[\]\S* constant\((\d+)\)", inner))
+  ]
+  if len(limits) != 1:
+    return 1
+  return max(limits[0] - _first_number(line, bodies[condition[1]] if condition else (), around), 1)
+
+
+def _first_number(line: str, condition: Sequence[str], around: Sequence[str]) -> int:
+  """Where the counter of a loop begins; 0 where that is no constant."""
+  ops = {match[1]: match[2] for each in around if (match := re.match(r"\s*(?:ROOT )?%?([\w.\-]+) = (.*)", each))}
+  place = next(
+    (int(m[1]) for each in condition if (m := re.search(r" s32\[\]\S* get-tuple-element\(.*index=(\d+)", each))), 0
+  )
+  given = re.search(r" while\(%?([\w.\-]+)\)", line)
+  operands = re.search(r" tuple\(([^()]*)\)", ops.get(given[1] if given else "", ""))
+  names = re.findall(r"%([\w.\-]+)", operands[1]) if operands else []
+  op = ops.get(names[place], "") if place < len(names) else ""
+  while copied := re.search(r" copy\(%?([\w.\-]+)\)", op):
+    op = ops.get(copied[1], "")
+  number = re.search(r" constant\((\d+)\)", op)
+  return int(number[1]) if number else 0
 
 
 def _collective(line: str, match: re.Match[str], times: int, mesh: Mesh | AbstractMesh) -> Collective:
