@@ -123,8 +123,8 @@ def torch_form(config: WorldActionConfig, given: Inputs, schedule: Schedule) -> 
       k, v = (torch.cat([past, now], dim=1) for past, now in zip(cache, (k, v), strict=True))
     x = x + gate_a * attend(q, k, v, own)
     other, hidden = layer["cross_attn"], norm(x, layer["cross_attn_norm"])
-    read = (projected(source, other, name) for source, name in ((hidden, "q"), (text, "k"), (text, "v")))
-    x = x + attend(*read, other)
+    q, k, v = (projected(source, other, name) for source, name in ((hidden, "q"), (text, "k"), (text, "v")))
+    x = x + attend(q, k, v, other)
     return x + gate_f * mlp(norm(x) * (1 + scale_f) + shift_f, layer["ffn"])
 
   def velocity(actions, timestep):
