@@ -15,7 +15,6 @@ from kairos_jax.evaluation.comparison import MOVING, Score
 from kairos_jax.evolution import arms
 from kairos_jax.evolution.refine import METHODS
 from kairos_jax.interop import saved_model
-from kairos_jax.training.run_config import parse_run
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,6 @@ def test_what_is_named_before_the_run(experiment):
   runs = [experiment.run(method, seed=3, rounds=2) for method in METHODS]
   assert {run.method for run in runs} == set(METHODS) == set(arms.ARMS) - {arms.BASE}
   assert len({dataclasses.replace(run, method="nft") for run in runs}) == 1, "arms differ in more than their method"
-  parse_run(experiment_file.get_config("base"))
   config = experiment_file.get_config()
   config.evolution.expected = "placebo"
   with pytest.raises(KairosError, match="evolution.expected is 'placebo'; allowed: 'filtered', 'nft'"):
