@@ -16,15 +16,15 @@ back, so any mean is right, and that of a frame belongs to the frame alone. What
 on nothing that a stream has yet to see or has forgotten: chunk by chunk it reads what the whole clip does. Only float32
 sums are taken in another order, whose last digit now and then tips the rounding of a weight.
 
-How far out_i may be off, to the first order of what float32 adds. A score is off by at most
-e = max_j (s_i |k_j - m_f|_1 + r_j (|q_i|_1 + D s_i / 2)) / 2 over what i sees, so a weight p_ij of the exact softmax
-grows or shrinks by exp(2 e) at most; float8 (e4m3) is off by 2^-4 of a number, or by 2^-10 where it is below 2^-6. Then
-for each of the D numbers ::
+How far out_i may be off, beside what float32 adds. A score is off by e at most, so a weight p_ij of the exact softmax
+grows or shrinks by exp(2 e) at most. Float8 (e4m3) is off by 2^-4 of a number, or by 2^-10 where it is below 2^-6. Then
+for each of the D numbers, with the largest over the N tokens j that i sees ::
 
+  e = max_j (s_i |k_j - m_f|_1 + r_j (|q_i|_1 + D s_i / 2)) / 2
   |error| <= (exp(2 e) - 1) sum_j p_ij |v_j - out_i|
              + exp(2 e) (0.13 sum_j p_ij |v_j - n_f| + 2^-17 N max_j p_ij R_f)
 
-N is how many tokens i sees, R_f the largest |v_j - n_f| in the frame and head.
+where R_f is the largest number, sign aside, that a value of the frame and head differs from n_f by.
 
 Source: SageAttention (arXiv:2410.02367), SageAttention2 (arXiv:2411.10958).
 """
