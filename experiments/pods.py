@@ -32,12 +32,13 @@ RUNS = {
   "mixed_256p": Run("low", "v5e:16x16", dict(fsdp=256), 256),
   "mixed_480p": Run("middle", "v5p:4x4x4", dict(fsdp=64), 64),
   "mixed_720p": Run("high", "v5p:4x4x4", dict(fsdp=64), 64),
-  "long_720p": Run("long", "v5p:4x4x4", dict(fsdp=64), 64),
+  "long_720p": Run("long", "v5p:4x4x4", dict(fsdp=16, seq=4), 64, 4),
   "human": Run("human", "v5p:4x4x4", dict(fsdp=64), 64),
   "motions": Run("motions", "v5p:4x4x4", dict(fsdp=64), 64),
   "joint_256p": Run("robot", "v5e:16x16", dict(fsdp=256), 256),
-  "joint_480p": Run("robot", "v5p:4x4x4", dict(fsdp=64), 64, changes=JOINT_480P),
-  "joint_480p_v5e": Run("robot", "v5e:16x16", dict(fsdp=256), 256, changes=JOINT_480P),
+  # Half a clip on a device leaves room for what matrix products give, so that they are not computed again.
+  "joint_480p": Run("robot", "v5p:4x4x4", dict(fsdp=32, seq=2), 64, 2, "dots", changes=JOINT_480P),
+  "joint_480p_v5e": Run("robot", "v5e:16x16", dict(fsdp=64, seq=4), 64, changes=JOINT_480P),
 }
 
 
