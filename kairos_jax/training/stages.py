@@ -96,8 +96,9 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   """All parameters after the stage: the averaged ones at its end, and at its best where validation kept that."""
   config, stage, steps = this.config, this.config.stages[name], stage_steps(this.config)[name]
   logging.info("stage %s: %d steps", name, steps)
-  # A tower that is distilled leaves its model's others as they are.
-  towers = model_config(config, with_actions=stage.actions or (bool(stage.distill) and "action" in {**start, **params}))
+  # A tower that learns alone leaves its model's others as they are.
+  alone = bool(stage.distill or stage.dpo)
+  towers = model_config(config, with_actions=stage.actions or (alone and "action" in {**start, **params}))
   init_key = jax.random.key(seeds.derive(config.seed, "stage", name, "init"))
   params = parts.grow(params, start, towers, this.encoder, init_key, config.init_from or "nothing", this.mesh)
   bridge: Params = {}
@@ -116,7 +117,9 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   if stage.objective == "official_video":
     loss_fn = OfficialVideoObjective(model, this.encoder, this.codec, stage.tasks, scale)
   if stage.nft:
-    loss_fn = improving.loss(objective, stage.nft, sorted(this.sources))
+    loss_fn = improving.nft_loss(objective, stage.nft, sorted(this.sources))
+  if stage.dpo:
+    loss_fn = improving.dpo_loss(objective, stage.dpo)
   data = make_loader(
     this.sources,
     Mixture(stage.mixture.start, stage.mixture.end),
