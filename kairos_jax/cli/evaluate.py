@@ -16,9 +16,9 @@ The task is to touch the ball that has the color of a bar. Policies:
   expert   a script that knows the answer
   held0, held8, held16, held32   hidden, and a brake holds the arm for so many frames after the color is gone
 
---env names another environment: metaworld, fetch or libero, which are all tasks of that robot, or some of them, such as
-metaworld:push, libero:spatial or libero:spatial/0 (docs/robots.md). Their policies are model, blind, random and expert;
-the last two need no --model.
+--env names another environment: cue_reach:moving, whose balls roll; or metaworld, fetch or libero, which are all tasks
+of that robot, or some of them, such as metaworld:push, libero:spatial or libero:spatial/0 (docs/robots.md). These three
+have the policies model, blind, random and expert; the last two need no --model.
 
 Each line of the result is a rate, and the interval of 95 % (Wilson) that chance leaves around it:
 
@@ -50,9 +50,8 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   """Adds the flags."""
   del argv
   flags.DEFINE_string("model", None, "folder of a run or of its model", flag_values=table)
-  flags.DEFINE_string(
-    "env", "cue_reach", "environment: cue_reach, metaworld[:TASK], fetch, libero[:SUITE[/TASK]]", flag_values=table
-  )
+  environments = "environment: cue_reach[:moving], metaworld[:TASK], fetch, libero[:SUITE[/TASK]]"
+  flags.DEFINE_string("env", "cue_reach", environments, flag_values=table)
   flags.DEFINE_integer("episodes", 100, "unseen episodes for each policy", lower_bound=1, flag_values=table)
   flags.DEFINE_string("policies", None, "which, separated by commas (default: all)", flag_values=table)
   flags.DEFINE_string("robot_data", None, "dataset of another robot to drive (default: the model's)", flag_values=table)
@@ -83,7 +82,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     raise KairosError(
       f"no policy {unknown[0]!r}{arguments.did_you_mean(unknown[0], known)}; there are {','.join(known)}"
     )
-  environments = [values.env] if values.env == comparison.CUE_REACH else named(values.env)
+  environments = [values.env] if values.env in comparison.BALL_SPEEDS else named(values.env)
   model = None if values.model is None else runtime.load(values.model)
   if model is not None and values.robot_data:
     normalizers = make_normalizers({"robot": ArrayRecordSource(values.robot_data)})

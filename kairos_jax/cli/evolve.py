@@ -63,10 +63,10 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
   from data_pipelines.simulate.environments import ENVIRONMENTS
   from kairos_jax import console
   from kairos_jax.cli.operations import known
-  from kairos_jax.evaluation.comparison import CUE_REACH
+  from kairos_jax.evaluation.comparison import BALL_SPEEDS
   from kairos_jax.evolution.rounds import Evolution, evolve
 
-  known("environment", values.env, [CUE_REACH, *ENVIRONMENTS])
+  known("environment", values.env, [*BALL_SPEEDS, *ENVIRONMENTS])
   given: dict[str, Any] = {field.name: values[field.name].value for field in dataclasses.fields(Evolution)}
   best = evolve(Evolution(**given), Path(values.out))
   console.show(f"best policy: {best}")

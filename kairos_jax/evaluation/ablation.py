@@ -1,38 +1,24 @@
 """A grid of towers and seeds on DelayedCueReach: each cell trains one and measures it; finished cells are kept."""
 
 import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from absl import logging
 from ml_collections import ConfigDict
 
 from data_pipelines.simulate.generate import build
-from kairos_jax import console, files
+from kairos_jax import console
 from kairos_jax.errors import KairosError
-from kairos_jax.evaluation import delayed
+from kairos_jax.evaluation import cells, delayed
+from kairos_jax.evaluation.cells import Cell, Row
 from kairos_jax.runtime import WorldModel, load
 from kairos_jax.training import curriculum
 
-Row = dict[str, Any]
 PARTS = ("video", "action", "train")  # of the config, in which a variant may differ
-
-
-class Cell(NamedTuple):
-  """One tower, trained from one seed."""
-
-  variant: str
-  seed: int
-
-  @property
-  def name(self) -> str:
-    """Of its folder."""
-    return f"{self.variant}-{self.seed}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,22 +81,6 @@ def parse(config: ConfigDict, variants: Sequence[str] | None = None) -> Grid:
   )
 
 
-def cells(grid: Grid, seeds: int, part: tuple[int, int] = (1, 1)) -> list[Cell]:
-  """The cells of one of several hosts, all variants of a seed before the next seed.
-
-  Args:
-    part: (N, M): the N-th of M hosts, counted from 1, takes every M-th cell.
-
-  Raises:
-    KairosError: no seeds, or no such part.
-  """
-  number, count = part
-  if seeds < 1 or not 1 <= number <= count:
-    raise KairosError(f"seeds is {seeds} and cell {number}/{count}; allowed: 1 seed or more, and 1/M to M/M")
-  every = [Cell(variant, seed) for seed in range(seeds) for variant in grid.variants]
-  return every[number - 1 :: count]
-
-
 def run(
   grid: Grid,
   chosen: Sequence[Cell],
@@ -131,13 +101,7 @@ def run(
     KairosError: there are rows and no `resume`, a row is of another config, or as `curriculum.run`.
   """
   out = Path(out)
-  there = [cell.name for cell in chosen if (out / cell.name / "row.json").exists()]
-  if there and not resume:
-    raise KairosError(f"{out} holds finished cells ({', '.join(there)}); --resume goes on with the others")
-  missing = [cell for cell in chosen if cell.name not in there]
-  for cell in chosen:
-    if cell.name in there:
-      _check_row(read(out / cell.name), grid, cell, out)
+  missing = cells.unfinished(chosen, out, lambda cell: _fingerprint(grid, cell), resume=resume)
   if missing:
     sources = grid.base.data.sources
     folder = Path(grid.base.data.folder)
@@ -146,7 +110,7 @@ def run(
   for number, cell in enumerate(missing):
     logging.info("cell %d of %d: %s", number + 1, len(missing), cell.name)
     row = _run_cell(grid, cell, out / cell.name, beside)
-    files.write_json(out / cell.name / "row.json", row)
+    cells.keep(out, cell, row)
     rates = " ".join(f"{delay}:{good / row['episodes']:.2f}" for delay, good in row["successes"].items())
     console.show(f"{cell.name}: success by delay {rates}")
   return [read(out / cell.name) for cell in chosen]
@@ -154,7 +118,7 @@ def run(
 
 def read(folder: Path) -> Row:
   """A finished cell's row."""
-  row = json.loads((folder / "row.json").read_text())
+  row = cells.read(folder)
   row["successes"] = {int(delay): good for delay, good in row["successes"].items()}
   return row
 
@@ -188,10 +152,4 @@ def _fingerprint(grid: Grid, cell: Cell) -> str:
   """Of all that decides a row's numbers."""
   config = grid.config(cell).to_dict()
   del config["data"]["folder"]
-  what = [config, grid.clips, grid.size, dataclasses.asdict(grid.task), grid.delays, grid.episodes]
-  return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _check_row(row: Row, grid: Grid, cell: Cell, out: Path) -> None:
-  if row["config"] != _fingerprint(grid, cell):
-    raise KairosError(f"{out / cell.name} holds a cell of another config; give another --out, or delete it")
+  return cells.hashed([config, grid.clips, grid.size, dataclasses.asdict(grid.task), grid.delays, grid.episodes])

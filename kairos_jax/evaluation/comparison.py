@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from data_pipelines import embodiments
 from data_pipelines.simulate.cue_reach import BODIES, Cue, CueReach
 from data_pipelines.simulate.environments import ENVIRONMENTS, Scripted
+from data_pipelines.simulate.generate import MOVING_SPEED
 from kairos_jax import console, seeds
 from kairos_jax.errors import KairosError
 from kairos_jax.evaluation.closed_loop import Episode, run_episodes
@@ -22,7 +23,8 @@ from kairos_jax.runtime import WorldModel
 from kairos_jax.runtime.slots import bucket
 
 SLOTS, PACKAGED_SLOTS = 32, 8  # episodes at once: of CueReach, and of environments that take more room
-CUE_REACH = "cue_reach"  # the environment whose entries are all of those below
+CUE_REACH, MOVING = "cue_reach", "cue_reach:moving"
+BALL_SPEEDS = {CUE_REACH: 0.0, MOVING: MOVING_SPEED}  # m/s, of the environments whose entries are all of those below
 WITHOUT_MODEL = ("random", "expert")  # entries that need none
 _SIZE, _STRIDE = 64, 4  # of a picture, pixels, and actions that random policies give at a time, where there is no model
 
@@ -75,7 +77,7 @@ def together(scores: Sequence[Score]) -> Score:
 
 def entries(env: str) -> list[str]:
   """Names of the entries that are usually compared in an environment; in CueReach there are also those of `HELD`."""
-  return [name for name, entry in ENTRIES.items() if env == CUE_REACH or entry.cue == "visible"]
+  return [name for name, entry in ENTRIES.items() if env in BALL_SPEEDS or entry.cue == "visible"]
 
 
 def episode_seeds(episodes: int, seed: int = 0, env: str = CUE_REACH) -> list[int]:
@@ -108,7 +110,7 @@ def compare(
     names: of `ENTRIES` and `HELD`.
     episodes: for each entry, at least 1.
     record: of finished episodes.
-    env: the environment: CUE_REACH, or one of `environments.ENVIRONMENTS`.
+    env: the environment: one of BALL_SPEEDS, or of `environments.ENVIRONMENTS`.
     seed: of the episodes.
     film: by entry, so many first episodes are filmed; for this they are run again.
 
@@ -119,7 +121,7 @@ def compare(
   if episodes < 1:
     raise KairosError(f"{episodes} episodes asked for; at least 1")
   for name in names:
-    if name not in entries(env) and not (name in HELD and env == CUE_REACH):
+    if name not in entries(env) and not (name in HELD and env in BALL_SPEEDS):
       raise KairosError(f"no policy {name!r} in {env}; there are {', '.join(entries(env))}")
     if model is None and name not in WITHOUT_MODEL:
       raise KairosError(f"policy {name!r} needs a model; without one there are {', '.join(WITHOUT_MODEL)}")
@@ -128,7 +130,7 @@ def compare(
   scores = {}
   for name in names:
     entry = (ENTRIES | HELD)[name]
-    task = env + (f"/{entry.cue}" if env == CUE_REACH else "") + (f"/held{entry.hold}" if entry.hold else "")
+    task = env + (f"/{entry.cue}" if env in BALL_SPEEDS else "") + (f"/held{entry.hold}" if entry.hold else "")
     where = name_of_model, entry.policy, task  # the robot is in the model's hash
     every = episode_seeds(episodes, seed, env)
     filmed = every[: film.get(name, 0)]
@@ -156,9 +158,9 @@ class Arena:
 
   def __init__(self, model: WorldModel | None, env: str, episodes: int):
     # A batch that is not padded; of all episodes, so that what is left of them changes no number.
-    self._slots = bucket(min(SLOTS if env == CUE_REACH else PACKAGED_SLOTS, episodes))
+    self._slots = bucket(min(SLOTS if env in BALL_SPEEDS else PACKAGED_SLOTS, episodes))
     self._model, self._env = model, env
-    if env == CUE_REACH:
+    if env in BALL_SPEEDS:
       driven = ["slide_arm"] if model is None else list(model.saved.embodiments)
       self._robot = next((robot for robot in driven if robot in BODIES), driven[0] if driven else "slide_arm")
       if self._robot not in BODIES:
@@ -184,7 +186,9 @@ class Arena:
 
   def _make(self) -> Scripted:
     size = _SIZE if self._model is None else self._model.saved.frame_size[0]
-    return CueReach(size, robot=self._robot) if self._env == CUE_REACH else ENVIRONMENTS[self._env](size)
+    if self._env in BALL_SPEEDS:
+      return CueReach(size, robot=self._robot, speed=BALL_SPEEDS[self._env])
+    return ENVIRONMENTS[self._env](size)
 
   def _policy(self, kind: str) -> Policy:
     robot = self.environments[0].embodiment

@@ -6,7 +6,7 @@ is run once more finds its place taken. The file is a clip, as in any dataset, a
 from.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,13 +59,17 @@ class Replay:
     """Seeds of the episodes that are there."""
     return {int(path.stem) for path in self._place(model, environment).glob(f"[0-9]*{_SUFFIX}")}
 
-  def episodes(self, model: str, environment: str) -> Iterator[tuple[Clip, Origin]]:
-    """Each episode with its origin, in the order of their seeds.
+  def episodes(
+    self, model: str, environment: str, seeds: Collection[int] | None = None
+  ) -> Iterator[tuple[Clip, Origin]]:
+    """Each episode, or those of some seeds, with its origin, in the order of their seeds.
 
     Raises:
       KairosError: a file is damaged, or of another origin than its name says.
     """
     for path in sorted(self._place(model, environment).glob(f"[0-9]*{_SUFFIX}")):
+      if seeds is not None and int(path.stem) not in seeds:
+        continue
       clip = records.decode(path.read_bytes())
       origin = Origin(**clip.provenance["origin"])
       if (origin.model, origin.environment, origin.seed) != (model, environment, int(path.stem)):

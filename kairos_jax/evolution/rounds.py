@@ -57,10 +57,15 @@ class Evolution:
   seed: int = 0
 
 
-def evolve(run: Evolution, workdir: Path) -> Path:
+def evolve(run: Evolution, workdir: Path, shared: Path | None = None) -> Path:
   """Runs the rounds that are left; the folder of the best policy.
 
-  Writes `replay/`, `round_N/` with the datasets, the training and `round.json`, `evaluation.jsonl` and `report.json`.
+  Writes `round_N/` with the datasets, the training and `round.json`, and `report.json`.
+
+  Args:
+    run: what to do.
+    workdir: folder of the run.
+    shared: in which `replay/` and `evaluation.jsonl` lie, which runs of one base can share; None: the run's folder.
 
   Raises:
     KairosError: the folder belongs to another run, or the model, the data or the environment are not there or do not go
@@ -69,20 +74,16 @@ def evolve(run: Evolution, workdir: Path) -> Path:
   with claim_workdir(workdir, dataclasses.asdict(run), frozenset({"rounds"})):
     best, told = Path(run.model), list[dict[str, Any]]()
     best = best if (best / "model.json").exists() else best / "model"
-    record = EpisodeRecord(workdir / "evaluation.jsonl")
+    record = EpisodeRecord((shared or workdir) / "evaluation.jsonl")
     for number in range(1, run.rounds + 1):
       home = workdir / f"round_{number}"
       done = home / "round.json"
       if not done.exists():
-        files.write_json(done, _round(run, number, best, home, Replay(workdir / "replay"), record))
+        files.write_json(done, _round(run, number, best, home, Replay((shared or workdir) / "replay"), record))
+        console.show(_told(json.loads(done.read_text())))
       one = json.loads(done.read_text())
       told.append(one)
       best = home / "train" / "model" if one["accepted"] else best
-      verdict = "accepted" if one["accepted"] else "rolled back"
-      console.show(
-        f"round {number}: {one['rolled_out']['successes']} of {one['rolled_out']['episodes']} rollouts succeeded; held "
-        f"out {one['before']:.3f} before and {one['after']:.3f} after: {verdict}"
-      )
       files.write_json(workdir / "report.json", {**dataclasses.asdict(run), "rounds": told, "best": str(best)})
     return best
 
@@ -92,9 +93,10 @@ def _round(
 ) -> dict[str, Any]:
   model = runtime.load(best)
   name = saved_model.content_hash(model.saved)
-  named = {seeds.derive(run.seed, "evolution", number, episode): episode for episode in range(run.episodes)}
-  roll_out(model, name, run.env, list(named), replay)
-  episodes = [(clip, origin.success) for clip, origin in replay.episodes(name, run.env) if origin.seed in named]
+  count = 0 if run.method == "demonstrations" else run.episodes
+  named = [seeds.derive(run.seed, "evolution", number, episode) for episode in range(count)]
+  roll_out(model, name, run.env, named, replay)
+  episodes = [(clip, origin.success) for clip, origin in replay.episodes(name, run.env, named)]
   sets = refine.sort_out(episodes, run.method, seeds.derive(run.seed, "outcomes", number))
   counts = refine.write_datasets(home / "data", Path(run.demonstrations), sets)
   config = refine.training(
@@ -117,6 +119,14 @@ def _round(
     "after": after,
     "accepted": after >= before,
   }
+
+
+def _told(one: dict[str, Any]) -> str:
+  verdict, acted = "accepted" if one["accepted"] else "rolled back", one["rolled_out"]
+  return (
+    f"round {one['round']}: {acted['successes']} of {acted['episodes']} rollouts succeeded; held out "
+    f"{one['before']:.3f} before and {one['after']:.3f} after: {verdict}"
+  )
 
 
 def roll_out(model: WorldModel, name: str, env: str, every: list[int], replay: Replay) -> None:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from experiments import memory
 from kairos_jax import probing
 from kairos_jax.errors import KairosError
-from kairos_jax.evaluation import ablation
+from kairos_jax.evaluation import ablation, cells
 from kairos_jax.evaluation.intervals import wilson
 from kairos_jax.model.world_action import init_params
 from kairos_jax.probing.forgetting import longest_delay
@@ -25,7 +25,7 @@ def grid():
 
 @pytest.fixture(scope="module")
 def towers(grid):
-  configs = {name: parse_run(grid.config(ablation.Cell(name, 0))) for name in grid.variants}
+  configs = {name: parse_run(grid.config(cells.Cell(name, 0))) for name in grid.variants}
   return {name: model_config(config, with_actions=True) for name, config in configs.items()}
 
 
@@ -39,7 +39,7 @@ def test_towers_are_equal_in_parameters_and_steps(grid, towers):
   # Parameters depend on these alone; windows and what actions read have none.
   shape = lambda tower: (tower.video.layers.count("GATED"), tower.video.dim, tower.video.ffn_dim, tower.action.dim)  # noqa: E731
   assert {shape(towers[name]) for name in memory.VARIANTS} == {shape(towers[name]) for name in counts}
-  assert len({grid.config(ablation.Cell(name, 0)).train.steps for name in memory.VARIANTS}) == 1
+  assert len({grid.config(cells.Cell(name, 0)).train.steps for name in memory.VARIANTS}) == 1
 
 
 def test_the_reach_of_each_tower(towers):
@@ -63,7 +63,7 @@ def test_the_reach_of_each_tower(towers):
 
 @pytest.mark.parametrize("name", ["paper", "swa_long"])
 def test_a_variant_trains_as_its_cell_does(grid, name):
-  cell = grid.config(ablation.Cell(name, 0))
+  cell = grid.config(cells.Cell(name, 0))
   assert memory.get_config(name).to_dict() == cell.to_dict()
 
 
@@ -74,8 +74,8 @@ def test_other_tasks_have_the_same_towers(grid):
 
 
 def test_hosts_share_the_cells(grid):
-  every = ablation.cells(grid, 2)
-  shares = [ablation.cells(grid, 2, (n, 3)) for n in (1, 2, 3)]
+  every = cells.share(grid.variants, 2)
+  shares = [cells.share(grid.variants, 2, (n, 3)) for n in (1, 2, 3)]
   assert sorted(sum(shares, [])) == sorted(every) and len(every) == 2 * len(grid.variants)
   assert {cell.seed for cell in every[: len(grid.variants)]} == {0}
 
@@ -97,19 +97,19 @@ def ran(monkeypatch, tiny_saved):
 
 
 def test_finished_cells_are_kept_and_the_rest_goes_on(grid, ran, tmp_path):
-  cells = [ablation.Cell(name, 0) for name in ("full", "gla", "paper")]
-  rows = ablation.run(grid, cells[:2], tmp_path, resume=False, beside=lambda model: {"risk": {0: 0.5}})
+  chosen = [cells.Cell(name, 0) for name in ("full", "gla", "paper")]
+  rows = ablation.run(grid, chosen[:2], tmp_path, resume=False, beside=lambda model: {"risk": {0: 0.5}})
   assert ran == ["full-0", "gla-0"] and rows[0]["successes"] == dict.fromkeys(grid.delays, 16)
   assert rows[0]["parameters"]["video"] > 0 and rows[0]["steps"] == 600 and rows[0]["risk"] == {"0": 0.5}
   with pytest.raises(KairosError, match="holds finished cells .full-0, gla-0.; --resume"):
-    ablation.run(grid, cells, tmp_path, resume=False)
-  again = ablation.run(grid, cells, tmp_path, resume=True)
+    ablation.run(grid, chosen, tmp_path, resume=False)
+  again = ablation.run(grid, chosen, tmp_path, resume=True)
   assert ran == ["full-0", "gla-0", "paper-0"] and again[:2] == rows
   assert ablation.read_all(tmp_path) == sorted(again, key=lambda row: row["variant"])
 
 
 def test_a_row_of_another_config_is_refused(grid, ran, tmp_path):
-  cell = ablation.Cell("swa", 0)
+  cell = cells.Cell("swa", 0)
   ablation.run(grid, [cell], tmp_path, resume=False)
   changed = memory.get_config()
   changed.train.steps = 3
@@ -132,7 +132,7 @@ def test_refused_grids(grid):
     ablation.parse(config)
   for seeds, part in ((0, (1, 1)), (1, (0, 2)), (1, (3, 2))):
     with pytest.raises(KairosError, match="allowed: 1 seed or more, and 1/M to M/M"):
-      ablation.cells(grid, seeds, part)
+      cells.share(grid.variants, seeds, part)
   with pytest.raises(ValueError, match="name is 'x'"):
     memory.get_config("x")
 

@@ -30,17 +30,20 @@ class Short(Counter):
 
 
 started: list[int] = []
+speeds: set[float] = set()  # of the balls
 
 
 @pytest.fixture
 def model(tiny_saved, monkeypatch):
-  def begin(self, size, robot):
+  def begin(self, size, robot, speed):
     assert robot == next(iter(tiny_saved.embodiments))
     Counter.__init__(self, size)
+    speeds.add(speed)
 
   monkeypatch.setattr(comparison, "CueReach", Short)
   monkeypatch.setattr(Short, "__init__", begin)
   started.clear()
+  speeds.clear()
   return WorldModel(tiny_saved)
 
 
@@ -151,3 +154,16 @@ def test_another_environment_without_a_model(tmp_path, monkeypatch):
     compare(None, tmp_path, ("hidden",), env="count:odd")
   with pytest.raises(KairosError, match="policy 'blind' needs a model; without one there are random, expert"):
     compare(None, tmp_path, ("blind",), env="count:odd")
+
+
+def test_moving_balls_have_cue_reachs_entries_and_episodes_of_their_own(model, tmp_path):
+  compare(model, tmp_path / "at rest")
+  assert speeds == {0.0}
+  started.clear()
+  speeds.clear()
+  compare(model, tmp_path, env=comparison.MOVING)
+  assert speeds == {generate.MOVING_SPEED} and started == comparison.episode_seeds(5, env=comparison.MOVING)
+  assert comparison.entries(comparison.MOVING) == list(comparison.ENTRIES)
+  assert json.loads((tmp_path / "episodes.jsonl").read_text().splitlines()[0])["environment"] == (
+    "cue_reach:moving/visible"
+  )

@@ -2,13 +2,19 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from data_pipelines import records
 from data_pipelines.simulate.cue_reach import CueReach
 from data_pipelines.simulate.generate import build
+from kairos_jax import files
 from kairos_jax.cli import evolve as evolve_command
 from kairos_jax.errors import KairosError
 from kairos_jax.evolution import refine, rounds
@@ -143,3 +149,30 @@ def test_a_whole_round(tmp_path, method):
   same = jax.tree.map(np.array_equal, before.params, after.params)
   assert all(jax.tree.leaves(same["video"])) and all(jax.tree.leaves(same["codec"]))
   assert not all(jax.tree.leaves(same["action"])) and before.embodiments.keys() == after.embodiments.keys()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_ten_moments(tmp_path):
+  """It ends with the same model as an undisturbed one; no finished episode is lost, and none is there twice."""
+  command = [sys.executable, "-m", "tests.evolution.killed_run", str(tmp_path), "10"]
+  subprocess.run(command, check=True, cwd=Path(__file__).parents[2], env=os.environ | {"JAX_PLATFORMS": "cpu"})
+  whole, *killed = (tmp_path / name for name in ["undisturbed", *(path.name for path in tmp_path.glob("killed_*"))])
+  assert killed
+  expected = _what_came_of(whole)
+  for folder in killed:
+    assert _what_came_of(folder) == expected, folder.name
+    told = [tuple(json.loads(line)) for line in (folder / "told").read_text().splitlines()]
+    assert len(told) == len(set(told))
+    assert set(told) <= {(one["origin"]["model"], one["origin"]["seed"]) for one in _provenances(folder)}
+
+
+def _what_came_of(folder):
+  """The rounds, the best model's content, and every episode's file by its place."""
+  report = json.loads((folder / "report.json").read_text())
+  best = saved_model.load(report.pop("best"))
+  episodes = {str(path.relative_to(folder)): files.sha256(path) for path in sorted(folder.rglob("*.clip"))}
+  return report, saved_model.content_hash(best), episodes
+
+
+def _provenances(folder):
+  return [records.decode(path.read_bytes()).provenance for path in sorted(folder.rglob("*.clip"))]
