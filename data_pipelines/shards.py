@@ -26,7 +26,9 @@ STATISTICS = "statistics.safetensors"
 PARTS = ".parts"  # where shards lie until the dataset is complete
 
 
-def write_shard(clips: Iterable[Clip], folder: str | Location, number: int, horizon: int = 1) -> None:
+def write_shard(
+  clips: Iterable[Clip], folder: str | Location, number: int, horizon: int = 1, compressed: bool = True
+) -> None:
   """Writes shard `number` of a dataset that is not complete yet, and its partial statistics; repeating it replaces it.
 
   Nothing that is already in `folder` changes before `finalize`. One clip is held in memory.
@@ -36,6 +38,7 @@ def write_shard(clips: Iterable[Clip], folder: str | Location, number: int, hori
     folder: of the dataset; made if missing.
     number: of the shard, from 0.
     horizon: steps of a chunk that get action statistics of their own; for embodiments normalized per step.
+    compressed: by zstd; else records are stored as they are, larger and faster to read.
 
   Raises:
     KairosError: there are no clips, or clips of one source differ in shape.
@@ -48,7 +51,7 @@ def write_shard(clips: Iterable[Clip], folder: str | Location, number: int, hori
   count = 0
   with files.replaced(parts / f"{number:05d}.array_record") as path:
     # One record a group: a random read decompresses that record alone.
-    writer = ArrayRecordWriter(path, "group_size:1,zstd")
+    writer = ArrayRecordWriter(path, f"group_size:1,{'zstd' if compressed else 'uncompressed'}")
     try:
       for clip in clips:
         writer.write(records.encode(clip))
@@ -151,6 +154,7 @@ def write_shards(
   per_shard: int,
   recipe: Mapping[str, object] | None = None,
   horizon: int = 1,
+  compressed: bool = True,
 ) -> list[str]:
   """Writes a dataset by one writer, `per_shard` records in every shard but the last; see `write_shard`, `finalize`.
 
@@ -160,7 +164,7 @@ def write_shards(
   clips = iter(clips)
   try:
     for first in clips:
-      write_shard(chain([first], islice(clips, per_shard - 1)), folder, number, horizon)
+      write_shard(chain([first], islice(clips, per_shard - 1)), folder, number, horizon, compressed)
       number += 1
     return finalize(folder, name, number, recipe)
   finally:

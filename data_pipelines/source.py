@@ -152,5 +152,5 @@ def _reader(path: Location, shard: Mapping[str, Any]) -> ArrayRecordReader | Non
     here = locations.cached(path, shard.get("sha256", ""))
     reader = ArrayRecordReader(str(here), "readahead_buffer_size:0,max_parallelism:0")
     return reader if reader.ok() and reader.num_records() == shard["records"] else None
-  except (RuntimeError, FileNotFoundError):
+  except (RuntimeError, FileNotFoundError, locations.Damaged):
     return None

@@ -13,16 +13,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import fsspec
 from etils import epath
 
 from kairos_jax.errors import KairosError
 
-Location = Path | epath.Path
+Location: TypeAlias = Path | epath.Path
 CACHE = "KAIROS_CACHE"  # environment variable: the folder of files that were fetched
 CACHE_GB = "KAIROS_CACHE_GB"  # and how large it may get
 _LATE = 10.0  # seconds by which a store's copy of a growing file may be behind
+
+
+class Damaged(KairosError):
+  """A file in a store is not the one that was written."""
 
 
 def at(path: str | os.PathLike[str]) -> Location:
@@ -116,7 +121,8 @@ def cached(path: Location, sha256: str) -> Path:
   process that has one open keeps it. A file that lies on this machine is no copy, and not checked.
 
   Raises:
-    KairosError: the content is another one, or alone larger than the cache.
+    Damaged: the content is another one.
+    KairosError: it is alone larger than the cache.
     FileNotFoundError: there is none.
   """
   if isinstance(path, Path):
@@ -134,8 +140,9 @@ def cached(path: Location, sha256: str) -> Path:
       with partial.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
       if found != sha256:
-        raise KairosError(f"{path} is not what was written: its hash is {found[:12]}, {sha256[:12]} is expected")
-  os.utime(copy)
+        raise Damaged(f"{path} is not what was written: its hash is {found[:12]}, {sha256[:12]} is expected")
+  now = time.time_ns()
+  os.utime(copy, ns=(now, now))
   return copy
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import importlib
 import os
 import uuid
 
@@ -35,7 +36,7 @@ class Store(MemoryFileSystem):
 @pytest.fixture
 def bucket(monkeypatch, tmp_path):
   """An empty folder of a store, and a cache."""
-  monkeypatch.setitem(fsspec.registry._registry, "s3", Store)
+  monkeypatch.setitem(importlib.import_module("fsspec.registry")._registry, "s3", Store)
   epath.backend.fsspec_backend._get_filesystem.cache_clear()
   monkeypatch.setenv(locations.CACHE, str(tmp_path / "cache"))
   yield f"s3://bucket/{uuid.uuid4().hex}"

@@ -24,6 +24,7 @@ def pack(
   least: float = 0.5,
   engine: Engine = HERE,
   on_part: Callable[[int, Report], None] = lambda done, report: None,
+  compressed: bool = True,
 ) -> Report:
   """Writes a dataset of the clips that are kept and, where a judge has read their caption, whose score is enough.
 
@@ -36,6 +37,7 @@ def pack(
     least: score of a judge.
     engine: that does the work.
     on_part: called with the number of parts done and the report so far.
+    compressed: see `shards.write_shard`.
 
   Raises:
     KairosError: nothing is decided or kept, or the folder holds something else.
@@ -49,7 +51,7 @@ def pack(
     "least": least,
   }
   reopen = Kept(workspace, least)
-  return build(reopen(), folder, name, recipe, on_part, reopen, engine)
+  return build(reopen(), folder, name, recipe, on_part, reopen, engine, compressed)
 
 
 def parts(workspace: Workspace) -> int:

@@ -90,7 +90,7 @@ def _done(workspace: Workspace, part: int, wanted: dict[str, Any]) -> bool:
 
 def _known(workspace: Workspace, part: int) -> dict[str, Versions]:
   """Of which versions the clips of a part are scored already."""
-  known = {}
+  known: dict[str, Versions] = {}
   for name, entry in _merged(workspace, part)[0].items():
     measured = {**entry["scores"], "signature": entry.get("signature", {})}
     known[name] = {key: value.get("version") for key, value in measured.items()}

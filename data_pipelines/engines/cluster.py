@@ -160,7 +160,8 @@ class _Noted:
   """What is known of an item, and noted in its ledger in the order in which it was read, up to what nobody survived."""
 
   def __init__(self, work: Work, item: Item):
-    self._path, self._book = work.ledger(item), None
+    self._path = work.ledger(item)
+    self._book: Ledger | None = None
     self._early: dict[int, dict[str, Any]] = {}
     self.entries: list[Entry] = []
 

@@ -32,6 +32,7 @@ def build(
   on_part: Callable[[int, Report], None] = lambda done, report: None,
   reopen: Callable[[], Recordings] | None = None,
   engine: Engine = HERE,
+  compressed: bool = True,
 ) -> Report:
   """Writes one shard for each part that holds a clip, then the statistics and the manifest; see `shards`.
 
@@ -43,12 +44,13 @@ def build(
     on_part: called with the number of parts done and the report so far.
     reopen: opens the dataset in another process, picklable; `recordings` itself is read if not given.
     engine: that does the work; the bytes do not depend on it.
+    compressed: see `shards.write_shard`.
 
   Raises:
     KairosError: the folder holds something else, or nothing could be read.
   """
   folder = locations.at(folder)
-  recipe = json.loads(json.dumps({**recipe, "parts": len(recordings.parts)}))
+  recipe = json.loads(json.dumps({**recipe, "parts": len(recordings.parts), **({} if compressed else {"raw": True})}))
   if (finished := _finished(folder, recipe)) is not None:
     return finished
   ledger = folder / shards.PARTS / _LEDGER
@@ -56,7 +58,7 @@ def build(
   paths = [ledger / f"{number:05d}.json" for number in range(len(recordings.parts))]
   missing = [number for number, path in enumerate(paths) if not path.is_file()]
   total, shapes, written = Report(), Shapes(), list[int]()
-  made = _in_order(engine(Importing(reopen or (lambda: recordings), folder), missing), missing)
+  made = _in_order(engine(Importing(reopen or (lambda: recordings), folder, compressed), missing), missing)
   for number, path in enumerate(paths):
     if path.is_file():
       entry = json.loads(path.read_text())
@@ -64,7 +66,7 @@ def build(
       entry = next(made)
       if any(shapes.get(source, shape) != shape for source, shape in entry["shapes"].items()):
         # The part's own first clip of a source is not of the shape of the dataset's first.
-        entry = _import_part(recordings, number, folder, shapes)
+        entry = _import_part(recordings, number, folder, compressed, shapes)
       files.write_json(path, entry)
     shapes |= entry["shapes"]
     written += [number] * entry["written"]
@@ -77,13 +79,15 @@ def build(
   return total
 
 
-def _import_part(recordings: Recordings, number: int, folder: Location, shapes: Shapes) -> dict[str, Any]:
+def _import_part(
+  recordings: Recordings, number: int, folder: Location, compressed: bool, shapes: Shapes
+) -> dict[str, Any]:
   """Writes a part's shard, under the part's number; what the ledger keeps of it."""
   report, shapes = Report(), dict(shapes)
   clips = _agreeing(recordings.clips(recordings.parts[number], report), shapes, report)
   first = next(clips, None)
   if first is not None:
-    shards.write_shard(chain([first], clips), folder, number)
+    shards.write_shard(chain([first], clips), folder, number, compressed=compressed)
   read = {"episodes": report.episodes, "clips": report.clips, "left_out": dict(report.left_out)}
   return {"written": first is not None, "read": read, "shapes": shapes}
 
@@ -94,13 +98,14 @@ class Importing:
 
   reopen: Callable[[], Recordings]
   folder: Location
+  compressed: bool
 
   def reader(self) -> Callable[[int], Iterator[Entry]]:
     """See `Work`. A shard is written where its part is read."""
     recordings = self.reopen()
 
     def read(number: int) -> Iterator[Entry]:
-      yield _import_part(recordings, number, self.folder, {})
+      yield _import_part(recordings, number, self.folder, self.compressed, {})
 
     return read
 

@@ -165,6 +165,7 @@ def run_pack(values: flags.FlagValues) -> None:
       values.least,
       engine(values),
       lambda done, so_far: bar.update(done, f"{so_far.clips} clips; {rate(so_far.clips, 'clips', done, total)}"),
+      not values.raw,
     )
   console.show(f"{values.out}: {report}")
   console.show(f"look at it with: kairos data show --folder={values.out}")

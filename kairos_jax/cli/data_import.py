@@ -33,6 +33,7 @@ def define_flags(table: flags.FlagValues) -> None:
   flags.DEFINE_string("address", "local", "ray: of the cluster; local starts one on this machine", flag_values=table)
   flags.DEFINE_integer("models", 1, "ray: processes that hold models", lower_bound=1, flag_values=table)
   flags.DEFINE_string("takes", "", "ray: what each of these takes, as in GPU:1; else a processor", flag_values=table)
+  flags.DEFINE_boolean("raw", False, "import, pack: store pixels uncompressed, to read faster", flag_values=table)
   flags.DEFINE_integer("processes", 2, "import, ingest to pack: that read at once", lower_bound=1, flag_values=table)
 
 
@@ -66,6 +67,7 @@ def run_import(values: flags.FlagValues) -> None:
       on_part=lambda done, so_far: bar.update(done, str(so_far)),
       reopen=reopen,
       engine=engine(values),
+      compressed=not values.raw,
     )
   console.show(f"{values.out}: {report}")
   console.show(f"look at it with: kairos data show --folder={values.out}")

@@ -229,7 +229,7 @@ def test_nothing_could_be_read(tmp_path):
 
 
 def test_a_full_disk_is_an_error_and_not_a_hole(tmp_path, monkeypatch):
-  def full(*args):
+  def full(*args, **kwargs):
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(shards, "write_shard", full)
