@@ -8,6 +8,7 @@ usage:
   kairos bench serving --model=runs/demo [--robots=64] [--seconds=10] [--deadline_ms=200] [--soak_s=60]
   kairos bench chunking --model=runs/moving[,runs/moving2] [--delays=0,4] [--episodes=200]
   kairos bench act [--targets=v5e,v6e,sm90] [--model=kairos-4B-robot-RoboTwin2.0] [--bits=16,8,4]
+  kairos bench denoise [--rounds=30]
   kairos bench codec [--targets=v5e,v5p,sm90]
   kairos bench understanding
   kairos bench collectives
@@ -38,6 +39,9 @@ training. Writes OUT.json.
 
 `act` compiles the policy of a released model, from the memory of 8 latents to a chunk in 10 steps, for chips that are
 not here, and tells its memory by the compiler's account and the time below which it cannot go.
+
+`denoise` times the denoising of a chunk of actions in 10 steps, from the memory of a history, beside the same in plain
+PyTorch on the same random weights, after both gave the same; it needs the extra `bench`.
 
 `codec` times the Wan2.1 autoencoder beside diffusers, and `understanding` Qwen3.5 beside transformers, with the same
 random weights and after both gave the same; they need the extra `bench`. With `--targets`, `codec` compiles a pass of
@@ -76,8 +80,8 @@ from kairos_jax.cli import operations
 from kairos_jax.errors import KairosError
 
 MEASURES = (
-  "scaling kernels latency history serving chunking act codec understanding collectives simulators loader lora"
-  " rehearsal"
+  "scaling kernels latency history serving chunking act denoise codec understanding collectives simulators loader"
+  " lora rehearsal"
 ).split()
 
 
@@ -98,7 +102,9 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_list("delays", None, "chunking: control steps (default: all that a chunk allows)", flag_values=table)
   flags.DEFINE_integer("episodes", 200, "chunking: of each way, delay and model", lower_bound=1, flag_values=table)
   flags.DEFINE_list("bits", ["16", "8", "4"], "act: of a number of the large matrices", flag_values=table)
-  flags.DEFINE_integer("rounds", 30, "latency, history, loader: timings of each", lower_bound=1, flag_values=table)
+  flags.DEFINE_integer(
+    "rounds", 30, "latency, history, denoise, loader: timings of each", lower_bound=1, flag_values=table
+  )
   flags.DEFINE_string("env", None, "simulators: a robot or task (default: metaworld and fetch)", flag_values=table)
   flags.DEFINE_string("lerobot", None, "loader: interpreter that has lerobot", flag_values=table)
   flags.DEFINE_string("targets", None, "codec: chips to compile for instead; act: chips", flag_values=table)
@@ -140,6 +146,11 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
       raise KairosError(f"bench {which} needs --model=FOLDER")
     case ["act"]:
       _act(values.model, (values.targets or "v5e,v6e,sm90").split(","), values.bits)
+      return 0
+    case ["denoise"]:
+      from kairos_jax.evaluation import action_step
+
+      action_step.main(values.rounds)
       return 0
     case ["codec"] if values.targets:
       _codec_compiled(values.targets.split(","))

@@ -3,9 +3,14 @@
 usage:
   kairos quantize --model=runs/demo --bits=8 --out=runs/demo_int8
   kairos quantize --model=kairos-4B-robot-RoboTwin2.0 --weights=FOLDER --bits=4 --out=runs/int4 --video=clip.mp4
+  kairos quantize --model=runs/demo --bits=8 --attention --out=runs/demo_int8
+  kairos quantize --model=runs/demo --bits=4 --calibrate=runs/demo/data/robot --out=runs/demo_int4
 
-Nothing is trained or calibrated. int8 has one scale for each output of a matrix, int4 one for each output and 128
-inputs. Embeddings, modulation, heads, norms, biases, and the delta net's gates and convolutions stay as they are.
+Nothing is trained. Numbers are rounded to the nearest; with --calibrate, a dataset of the model's robot, so that what
+the matrices make of its clips changes least (kairos_jax/model/rounding.py). int8 has one scale for each output of a
+matrix, int4 one for each output and 128 inputs. Embeddings, modulation, heads, norms, biases, and the delta net's gates
+and convolutions stay as they are. With --attention the video tower also attends in 8 bits
+(pallas_kernels/window_attention/low_bit.py).
 
 Both models then run on one video, of a simulated episode or --video, and OUT/quantize.json says what differs: bytes,
 each matrix, each layer's output, actions, and imagined frames.
@@ -27,6 +32,8 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_string("model", None, "folder of a run or of its model, or a released model's name", flag_values=table)
   flags.DEFINE_string("weights", None, "folder of a released model's official files", flag_values=table)
   flags.DEFINE_enum("bits", "8", ["8", "4"], "of a number", flag_values=table)
+  flags.DEFINE_string("calibrate", None, "folder of a dataset to round numbers for", flag_values=table)
+  flags.DEFINE_boolean("attention", False, "the video tower attends in 8 bits too", flag_values=table)
   flags.DEFINE_string("out", None, "folder to write to", flag_values=table)
   flags.DEFINE_string("video", None, "to compare on (default: a simulated episode)", flag_values=table)
   flags.DEFINE_string("prompt", None, "what is done in --video", flag_values=table)
@@ -42,18 +49,22 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     raise KairosError("quantize needs --model=FOLDER and --out=FOLDER, and takes flags only")
   import dataclasses
 
+  from data_pipelines.source import ArrayRecordSource
   from kairos_jax import console, files, runtime
-  from kairos_jax.evaluation import low_bit
+  from kairos_jax.evaluation import calibration, low_bit
   from kairos_jax.interop import saved_model
 
   model = runtime.load(values.model, weights=values.weights)
   if model.saved.low_bit is not None:
     raise KairosError(f"{values.model} is in {model.saved.low_bit.kind} already")
   frames, prompt = _video(model, values.video, values.prompt)
-  narrow = low_bit.quantized(model.saved, f"int{values.bits}")
+  moments = None
+  if values.calibrate is not None:
+    moments = calibration.input_moments(model.saved, ArrayRecordSource(values.calibrate))
+  narrow = low_bit.quantized(model.saved, f"int{values.bits}", attention=values.attention, moments=moments)
   saved_model.save(values.out, narrow)
   report = low_bit.compare(model.saved, narrow, frames, prompt)
-  files.write_json(Path(values.out) / "quantize.json", dataclasses.asdict(report))
+  files.write_json(Path(values.out) / "quantize.json", {**dataclasses.asdict(report), "calibrated": values.calibrate})
   worst = max(report.weights, key=report.weights.__getitem__)
   layer = max(report.outputs, key=report.outputs.__getitem__)
   console.show(f"towers   {report.bytes:,} bytes, {report.ratio:.3f} of bfloat16")

@@ -11,7 +11,7 @@ from data_pipelines.held_out import hold_out
 from data_pipelines.loader import make_loader
 from data_pipelines.source import Source
 from kairos_jax import seeds
-from kairos_jax.flow.objective import Objective, ObjectiveConfig
+from kairos_jax.flow.objective import Batch, Objective, ObjectiveConfig
 from kairos_jax.interfaces import num_latents
 from kairos_jax.interop.saved_model import SavedModel
 from kairos_jax.model import ActionConfig, WorldActionModel
@@ -60,13 +60,20 @@ def _of_source(
   saved: SavedModel, name: str, source: Source, clips: int, seed: int
 ) -> Callable[[Params], dict[str, float]]:
   _, held = hold_out(source, clips)
+  objective, batch = of_clips(saved, name, held, clips, seed)
+  noise = seeds.derive(seed, "domain", name, "noise")
+  return held_out_losses(objective, batch, LEVELS, most=_AT_ONCE, seed=noise, mesh=make_mesh())
+
+
+def of_clips(saved: SavedModel, name: str, source: Source, clips: int, seed: int) -> tuple[Objective, Batch]:
+  """What a model is asked of robots' clips, with actions where it acts and they have any; and so many of the clips."""
   robot, frames = saved.model_config.action, saved.clip_frames
   acts = robot is not None and any(x.embodiment in saved.embodiments for x in source.contents.values())
   sizes = robot or ActionConfig()
   steps = action_steps(frames, saved.video_fps, saved.action_horizon, saved.embodiments)
   batch = next(
     make_loader(
-      {name: held},
+      {name: source},
       Mixture({name: 1.0}, {name: 1.0}),
       batch_size=clips,
       shapes=Shapes({frames: steps}, None),
@@ -87,6 +94,4 @@ def _of_source(
     max_observed=max(1, latents - 1) if saved.model_config.video.causal_history else 1,
     action_horizon=saved.action_horizon if acts else 0,
   )
-  objective = Objective(WorldActionModel(saved.model_config), saved.encoder, saved.codec, config)
-  noise = seeds.derive(seed, "domain", name, "noise")
-  return held_out_losses(objective, batch, LEVELS, most=_AT_ONCE, seed=noise, mesh=make_mesh())
+  return Objective(WorldActionModel(saved.model_config), saved.encoder, saved.codec, config), batch

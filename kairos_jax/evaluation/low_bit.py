@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 from kairos_jax.evaluation import video_metrics
 from kairos_jax.interfaces import num_frames
 from kairos_jax.interop.saved_model import SavedModel
-from kairos_jax.model import low_bit
+from kairos_jax.model import WorldActionConfig, low_bit
 from kairos_jax.model.low_bit import LowBit
 from kairos_jax.model.memory import layer_name
 from kairos_jax.runtime import WorldModel
@@ -49,10 +50,25 @@ class Report:
     return self.bytes / self.bfloat16_bytes
 
 
-def quantized(saved: SavedModel, kind: str) -> SavedModel:
-  """The model with the large matrices of its towers in few bits, without calibration."""
+def quantized(
+  saved: SavedModel, kind: str, *, attention: bool = False, moments: Mapping[tuple[str, ...], Any] | None = None
+) -> SavedModel:
+  """The model with the large matrices of its towers in few bits.
+
+  Args:
+    saved: the whole model.
+    kind: of `low_bit.KINDS`.
+    attention: its video tower also attends in 8 bits. Actions are few, and would round all of the history in each
+      denoising step for them.
+    moments: what the matrices read of real clips (`calibration.input_moments`); None: numbers are rounded to the
+      nearest, without calibration.
+  """
   rest = next(iter(flatten_dict(saved.params["video"]).values())).dtype.name
-  return dataclasses.replace(saved, params=low_bit.quantize(saved.params, kind), low_bit=LowBit(kind, rest))
+  config = saved.model_config
+  if attention:
+    config = WorldActionConfig(dataclasses.replace(config.video, kernels="low_bit"), config.action)
+  params = low_bit.quantize(saved.params, kind, moments)
+  return dataclasses.replace(saved, model_config=config, params=params, low_bit=LowBit(kind, rest))
 
 
 def compare(

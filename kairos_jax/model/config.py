@@ -9,7 +9,7 @@ from kairos_jax.errors import KairosError
 from pallas_kernels.window_attention import MaskRule
 
 LAYER_KINDS = ("SWA", "DSWA", "FA", "GATED")
-Kernels = Literal["auto", "xla", "pallas_tpu", "pallas_gpu"]
+Kernels = Literal["auto", "xla", "pallas_tpu", "pallas_gpu", "low_bit"]
 REMAT = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16", "float16")  # by name; in code any floating type will do
 
@@ -39,7 +39,7 @@ class VideoConfig:
     remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or "full" (whole layer groups).
     dtype: of the computation; parameters stay in float32.
     kernels: which implementation of the operations runs; "auto" is the kernel of the platform that a program is lowered
-      for, where there is one and it can.
+      for, where there is one and it can. "low_bit" is attention in 8 bits, which cannot be trained.
   """
 
   dim: int = 2560
@@ -92,6 +92,11 @@ class VideoConfig:
   def attention_layers(self) -> tuple[int, ...]:
     """Places in the group whose keys and values the actions read."""
     return tuple(i for i, kind in enumerate(self.group) if kind != "GATED")
+
+  @property
+  def delta_kernels(self) -> str:
+    """Which implementation of the gated delta rule runs; it has none in few bits."""
+    return "auto" if self.kernels == "low_bit" else self.kernels
 
   def tokens_per_frame(self, height: int, width: int) -> int:
     """Tokens of a latent frame of this size."""

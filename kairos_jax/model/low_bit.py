@@ -21,6 +21,8 @@ from flax.linen.dtypes import promote_dtype
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, UInt8
 
+from kairos_jax.model import rounding
+
 Params = dict[str, Any]
 
 KINDS = ("int8", "int4")
@@ -41,18 +43,44 @@ class LowBit(NamedTuple):
   rest: str
 
 
-def quantize_matrix(matrix: Float[Array, "G I O"], kind: str) -> Any:
-  """A qwix array of the nearest whole numbers, for the matrices of all layer groups at once."""
+def quantize_matrix(
+  matrix: Float[Array, "G I O"], kind: str, moments: Float[np.ndarray, "G N J J"] | None = None
+) -> Any:
+  """A qwix array for the matrices of all layer groups at once.
+
+  Args:
+    moments: of the inputs, in blocks of `block`; then the whole numbers are those that keep the outputs
+      (`rounding.round_for_inputs`). None: the nearest ones.
+  """
   import qwix
 
-  made = qwix.quantize(jnp.asarray(matrix, jnp.float32), kind, **_how(matrix.shape, kind))
-  return qwix.QArray(made.qvalue, made.scale)
+  matrix = jnp.asarray(matrix, jnp.float32)
+  made = qwix.quantize(matrix, kind, **_how(matrix.shape, kind))
+  if moments is None:
+    return qwix.QArray(made.qvalue, made.scale)
+  limits = int(jnp.iinfo(made.qvalue.dtype).min), int(jnp.iinfo(made.qvalue.dtype).max)
+  groups = zip(matrix, made.scale, moments, strict=True)
+  values = jnp.stack([rounding.round_for_inputs(*group, limits).astype(made.qvalue.dtype) for group in groups])
+  return qwix.QArray(values, made.scale)
 
 
-def quantize(params: Params, kind: str) -> Params:
-  """Parameters of a model with the large matrices of its towers in `kind`; all others are the same arrays."""
+def quantize(params: Params, kind: str, moments: Mapping[tuple[str, ...], Any] | None = None) -> Params:
+  """Parameters of a model with the large matrices of its towers in `kind`; all others are the same arrays.
+
+  Args:
+    moments: of the inputs of each large matrix, by its path; see `quantize_matrix`.
+  """
+  of = moments or {}
   flat = flatten_dict(params)
-  return unflatten_dict({path: quantize_matrix(x, kind) if is_large(path) else x for path, x in flat.items()})
+  return unflatten_dict(
+    {path: quantize_matrix(x, kind, of.get(path)) if is_large(path) else x for path, x in flat.items()}
+  )
+
+
+def block(inputs: int) -> int:
+  """How many inputs of so many are a block, whose numbers share scales of int4 and whose moments are kept."""
+  size = math.gcd(inputs, GROUP)
+  return size if size >= LEAST else inputs
 
 
 def quantized_shapes(shapes: Params, low_bit: LowBit) -> Params:
@@ -144,5 +172,5 @@ Dense = functools.partial(nn.Dense, promote_dtype=_promote)
 
 def _how(shape: tuple[int, ...], kind: str) -> dict[str, Any]:
   """Which numbers [G I O] share a scale."""
-  size = math.gcd(shape[1], GROUP)
-  return dict(channelwise_axes=(0, 2), tiled_axes={1: size} if kind == "int4" and size >= LEAST else {})
+  size = block(shape[1])
+  return dict(channelwise_axes=(0, 2), tiled_axes={1: size} if kind == "int4" and size < shape[1] else {})

@@ -55,7 +55,7 @@ class _VideoGroup(nn.Module):
         config.dtype,
         config.key_dim,
         config.value_dim,
-        config.kernels,
+        config.delta_kernels,
         config.float16_rope,
         config.decay,
         config.correction,

@@ -5,10 +5,16 @@ import functools
 from jaxtyping import Array, Float
 
 from pallas_kernels import dispatch, layout
-from pallas_kernels.window_attention import pallas_gpu, pallas_tpu, reference, sharded, xla
+from pallas_kernels.window_attention import low_bit, pallas_gpu, pallas_tpu, reference, sharded, xla
 from pallas_kernels.window_attention.visibility import MaskRule, Span
 
-_MODULES = {"reference": reference, "xla": xla, "pallas_tpu": pallas_tpu, "pallas_gpu": pallas_gpu}
+_MODULES = {
+  "reference": reference,
+  "xla": xla,
+  "pallas_tpu": pallas_tpu,
+  "pallas_gpu": pallas_gpu,
+  "low_bit": low_bit,
+}
 IMPLEMENTATIONS = {name: module.window_attention for name, module in _MODULES.items()}
 ACTION_IMPLEMENTATIONS = {name: module.action_attention for name, module in _MODULES.items()}
 READ_IMPLEMENTATIONS = {name: module.read_video for name, module in _MODULES.items() if name != "reference"}
@@ -33,8 +39,9 @@ def window_attention(
     rule: what the layer allows.
     span: what is history and what is padding, counted in the frames of `past` and k.
     past: keys and values of the E frames before those of k (a memory), which no axis of time cuts.
-    implementation: "pallas_tpu" and "pallas_gpu" (kernels), "xla" (linear cost) or "reference" (dense mask); "auto":
-      the kernel of the platform that the program is lowered for, or "xla" where that has none or it cannot do this.
+    implementation: "pallas_tpu" and "pallas_gpu" (kernels), "xla" (linear cost), "low_bit" (likewise, in 8 bits,
+      without a gradient) or "reference" (dense mask); "auto": the kernel of the platform that the program is lowered
+      for, or "xla" where that has none or it cannot do this.
 
   Returns:
     What each query reads. A query that sees nothing reads something finite, which differs between implementations.

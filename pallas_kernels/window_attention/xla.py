@@ -7,6 +7,7 @@ are then walked in blocks, each against the few frames around it.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,11 @@ SAVED = "window_attention"  # what a checkpoint keeps of a block
 # [N] query frames, [N] key frames -> who sees whom, from positions [phase, frame in phase, token in frame].
 Visible = Callable[[Int[Array, "N"], Int[Array, "M"]], Bool[Array, "B P Q K"]]
 
+# Keys and values in whatever form they are attended to: a tree of arrays [B G ...], frames on the second axis.
+Pack = Callable[[Float[Array, "B G L H D"], Float[Array, "B G L H D"]], Any]
+# [B P N L H D] queries, what was packed of frames [B P M ...], who sees whom -> what each query reads.
+Attend = Callable[[Float[Array, "B P N L H D"], Any, Bool[Array, "#B #P Q K"]], Float[Array, "B P N L H D"]]
+
 
 def window_attention(
   q: Float[Array, "B F L H D"],
@@ -31,9 +37,23 @@ def window_attention(
   first: int | None = None,
 ) -> Float[Array, "B F L H D"]:
   """Same contract as `api.window_attention`; query i is frame `first + i` of the keys, None: they are the last."""
+  return in_windows(q, k, v, rule, span, first, lambda *x: x, lambda q, x, mask: _softmax_attention(q, *x, mask))
+
+
+def in_windows(
+  q: Float[Array, "B F L H D"],
+  k: Float[Array, "B G L H D"],
+  v: Float[Array, "B G L H D"],
+  rule: MaskRule,
+  span: Span,
+  first: int | None,
+  pack: Pack,
+  attend: Attend,
+) -> Float[Array, "B F L H D"]:
+  """`window_attention` whose keys and values are packed once and then attended to, a block of queries at a time."""
   if rule.unit == "token":
-    return _token_level(q, k, v, rule)
-  return _frame_level(q, k, v, rule, span, k.shape[1] - q.shape[1] if first is None else first)
+    return _token_level(q, k, v, rule, pack, attend)
+  return _frame_level(q, pack(k, v), rule, span, k.shape[1], first, attend)
 
 
 def action_attention(
@@ -69,8 +89,9 @@ def read_video(
   return out, rearrange(jax.nn.logsumexp(scores, axis=-1), "b h q -> b q h")
 
 
-def _frame_level(q, k, v, rule: MaskRule, span: Span, past: int):
-  (frames, tokens), total, dilation = q.shape[1:3], k.shape[1], rule.dilation
+def _frame_level(q, keys, rule: MaskRule, span: Span, total: int, first: int | None, attend: Attend):
+  (frames, tokens), dilation = q.shape[1:3], rule.dilation
+  past = total - frames if first is None else first
   lead = -past % dilation  # so that the first query frame has phase 0
   phase = jnp.arange(dilation)[:, None, None]
   num_observed = jnp.atleast_1d(jnp.asarray(span.num_observed))[:, None, None, None]
@@ -80,7 +101,7 @@ def _frame_level(q, k, v, rule: MaskRule, span: Span, past: int):
   history = rule.all_see_history and rule.window_size is not None
   gather = history or bool(rule.anchors)
   gathered = max(_history_bound(span, total) if history else 0, min(rule.anchors, total))
-  always = tuple(x[:, :gathered] for x in (k, v)) if gather else None
+  always = jax.tree.map(lambda x: x[:, :gathered], keys) if gather else None
   in_window = dataclasses.replace(rule, all_see_history=False, anchors=0) if gather else rule
   apart = jnp.maximum(num_observed if history else 0, rule.anchors)  # keys before this are among the gathered
 
@@ -98,10 +119,9 @@ def _frame_level(q, k, v, rule: MaskRule, span: Span, past: int):
     key = jnp.arange(gathered)[None, None, :]
     return per_token(rule.sees(query, key, span) & (key < apart))
 
-  q = _regroup(q, 0, dilation)
-  k, v = (_regroup(x, lead, dilation) for x in (k, v))
+  q, keys = _regroup(q, 0, dilation), _regroup(keys, lead, dilation)
   reach = None if rule.window_size is None else rule.window_size - 1
-  out = _banded(q, k, v, (lead + past) // dilation, reach, visible, always, visible_always)
+  out = _banded(q, keys, (lead + past) // dilation, reach, attend, visible, always, visible_always)
   return rearrange(out, "b p n l h d -> b (n p) l h d")[:, :frames]
 
 
@@ -111,11 +131,11 @@ def _history_bound(span: Span, frames: int) -> int:
   return frames if span.num_observed_bound is None else min(span.num_observed_bound, frames)
 
 
-def _token_level(q, k, v, rule: MaskRule):
+def _token_level(q, k, v, rule: MaskRule, pack: Pack, attend: Attend):
   frames, tokens = q.shape[1:3]
   dilation, tail = rule.token_dilation(frames)
-  q, k, v = (jnp.pad(x, ((0, 0), (0, tail), (0, 0), (0, 0), (0, 0))) for x in (q, k, v))
-  q, k, v = (_regroup(x, 0, dilation) for x in (q, k, v))
+  q, k, v = (_pad_frames(x, 0, tail) for x in (q, k, v))
+  q, keys = (_regroup(x, 0, dilation) for x in (q, pack(k, v)))
   total = q.shape[2]
 
   def visible(query, key):
@@ -124,61 +144,76 @@ def _token_level(q, k, v, rule: MaskRule):
     inside = jnp.repeat((key >= 0) & (key < total), tokens)
     return (rule.near_tokens(query_tokens[:, None], key_tokens[None], tokens) & inside)[None, None]
 
-  out = _banded(q, k, v, 0, rule.window_size, visible)
+  out = _banded(q, keys, 0, rule.window_size, attend, visible)
   return rearrange(out, "b p n l h d -> b (n p) l h d")[:, :frames]
 
 
-def _regroup(x, lead: int, dilation: int):
-  x = jnp.pad(x, ((0, 0), (lead, -(lead + x.shape[1]) % dilation), (0, 0), (0, 0), (0, 0)))
-  return rearrange(x, "b (n p) l h d -> b p n l h d", p=dilation)
+def _regroup(tree, lead: int, dilation: int):
+  """Frames [B G ...] as those of each phase, [B P N ...], behind `lead` frames of zeros."""
+
+  def regroup(x):
+    return rearrange(_pad_frames(x, lead, -(lead + x.shape[1]) % dilation), "b (n p) ... -> b p n ...", p=dilation)
+
+  return jax.tree.map(regroup, tree)
+
+
+def _pad_frames(x, before: int, after: int, axis: int = 1):
+  return jnp.pad(x, [(before, after) if i == axis else (0, 0) for i in range(x.ndim)])
 
 
 def _banded(
   q: Float[Array, "B P N L H D"],
-  k: Float[Array, "B P M L H D"],
-  v: Float[Array, "B P M L H D"],
+  keys: Any,
   offset: int,
   reach: int | None,
+  attend: Attend,
   visible: Visible,
-  always: tuple[Float[Array, "B A L H D"], Float[Array, "B A L H D"]] | None = None,
+  always: Any = None,
   visible_always: Callable[[Int[Array, "N"]], Bool[Array, "B P Q A"]] | None = None,
 ) -> Float[Array, "B P N L H D"]:
-  """Query frame n meets key frames n + offset - reach .. n + offset + reach, and the frames in `always`."""
-  count = q.shape[2]
+  """Query frame n meets key frames n + offset - reach .. n + offset + reach, and the frames in `always`.
+
+  `keys` and `always` are packed: trees of arrays [B P M ...] and [B A ...].
+  """
+  phases, count = q.shape[1:3]
+  total = jax.tree.leaves(keys)[0].shape[2]
   if reach is None:
-    reach = k.shape[2]
+    reach = total
   block = min(count, reach + 1)  # a wider block wastes work at its edges, a narrower one splits matrix products
-  if block + 2 * reach >= k.shape[2]:
+  if block + 2 * reach >= total:
     block = count  # each block would meet all keys, or more
   blocks = -(-count // block)
 
-  def attend(q, k, v, queries, keys):
-    mask = visible(queries, keys)
+  def join(x, more):
+    more = jnp.broadcast_to(more[:, None], (more.shape[0], phases, *more.shape[1:]))
+    return jnp.concatenate([x, more], axis=2)
+
+  def meet(q, keys, query, key):
+    mask = visible(query, key)
     if always is not None and visible_always is not None:
-      extra = (jnp.broadcast_to(x[:, None], (*k.shape[:2], *x.shape[1:])) for x in always)
-      k, v = (jnp.concatenate([x, more], axis=2) for x, more in zip((k, v), extra, strict=True))
-      seen = visible_always(queries)
+      keys = jax.tree.map(join, keys, always)
+      seen = visible_always(query)
       shape = jnp.broadcast_shapes(mask.shape[:-1], seen.shape[:-1])
       mask = jnp.concatenate([jnp.broadcast_to(x, (*shape, x.shape[-1])) for x in (mask, seen)], axis=-1)
-    return _softmax_attention(q, k, v, mask)
+    return attend(q, keys, mask)
 
   if blocks == 1:
-    first, last = max(0, offset - reach), min(k.shape[2], offset + count + reach)
-    return attend(q, k[:, :, first:last], v[:, :, first:last], jnp.arange(count), jnp.arange(first, last))
+    first, last = max(0, offset - reach), min(total, offset + count + reach)
+    near = jax.tree.map(lambda x: x[:, :, first:last], keys)
+    return meet(q, near, jnp.arange(count), jnp.arange(first, last))
 
-  back = offset + blocks * block + reach - k.shape[2]
-  k, v = (jnp.pad(x, ((0, 0), (0, 0), (reach, max(back, 0)), (0, 0), (0, 0), (0, 0))) for x in (k, v))
-  q = jnp.pad(q, ((0, 0), (0, 0), (0, blocks * block - count), (0, 0), (0, 0), (0, 0)))
+  back = offset + blocks * block + reach - total
+  keys = jax.tree.map(lambda x: _pad_frames(x, reach, max(back, 0), axis=2), keys)
+  q = _pad_frames(q, 0, blocks * block - count, axis=2)
 
   # A backward pass keeps neither scores nor the overlapping blocks of keys.
   @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(SAVED))
   def one_block(index):
     start = index * block
-    q_block = jax.lax.dynamic_slice_in_dim(q, start, block, axis=2)
-    k_block, v_block = (jax.lax.dynamic_slice_in_dim(x, start + offset, block + 2 * reach, axis=2) for x in (k, v))
-    return attend(
-      q_block, k_block, v_block, start + jnp.arange(block), start + offset - reach + jnp.arange(block + 2 * reach)
-    )
+    cut = functools.partial(jax.lax.dynamic_slice_in_dim, axis=2)
+    near = jax.tree.map(lambda x: cut(x, start + offset, block + 2 * reach), keys)
+    key = start + offset - reach + jnp.arange(block + 2 * reach)
+    return meet(cut(q, start, block), near, start + jnp.arange(block), key)
 
   out = jax.lax.map(one_block, jnp.arange(blocks))
   return rearrange(out, "blocks b p n l h d -> b p (blocks n) l h d")[:, :, :count]

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from kairos_jax.errors import KairosError
 from kairos_jax.interfaces import Context
 from kairos_jax.interop import saved_model
-from kairos_jax.model import WorldActionModel, low_bit
+from kairos_jax.model import WorldActionConfig, WorldActionModel, low_bit
 from kairos_jax.model.low_bit import LowBit
 from kairos_jax.model.world_action import init_params
 from kairos_jax.released.catalog import find, names
@@ -66,6 +66,21 @@ def test_the_model_computes_what_the_dequantized_matrices_give(quantized):
   towers = {name: quantized.params[name] for name in ("video", "action")}
   for one, other in zip(run(towers), run(low_bit.dequantize_all(towers)), strict=True):
     np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_the_video_tower_attends_in_8_bits(tiny_saved):
+  """Near the whole model, and not the same."""
+  rng, draw = np.random.default_rng(3), []
+  for shape in ((1, 5, 4, 4, 4), (1, 5, 16)):
+    draw.append(jnp.asarray(rng.standard_normal(shape, np.float32)))
+  found = []
+  for kernels in ("xla", "low_bit"):
+    config = dataclasses.replace(tiny_saved.model_config.video, kernels=kernels)
+    model = WorldActionModel(WorldActionConfig(config, None))
+    run = jax.jit(functools.partial(model.apply, num_observed=2, method="denoise_video"))
+    found.append(np.asarray(run({"params": tiny_saved.params}, draw[0], jnp.full(1, 500.0), Context(draw[1]))))
+  off = np.linalg.norm(found[1] - found[0]) / np.linalg.norm(found[0])
+  assert 1e-5 < off < 0.05
 
 
 def test_what_is_saved_is_loaded(quantized, tmp_path):

@@ -118,11 +118,12 @@ def layouts(draw):
   return rule, frames, past, clips(0, past + frames), clips(0, past), clips(past + 1, past + frames)
 
 
-class WindowAttentionTest:
-  """`attend` and `act` implement `api.window_attention` and `api.action_attention`."""
+class ReadsTest:
+  """`attend` and `act` read what `api.window_attention` and `api.action_attention` say, off by `tolerance` at most."""
 
   attend: Callable
   act: Callable
+  tolerance = 1e-5
 
   @property
   def run(self):
@@ -141,7 +142,7 @@ class WindowAttentionTest:
     span = Span(*(jnp.asarray(x) for x in (num_observed, start, stop)), num_observed_bound=past + frames)
     got = self.run(*single(inputs), rule=rule, span=span)
     want, sees = dense(*inputs, rule, num_observed, start, stop)
-    np.testing.assert_allclose(np.asarray(got)[sees], want[sees], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(got)[sees], want[sees], atol=self.tolerance)
     assert np.isfinite(got).all()
 
   @pytest.mark.parametrize("frames", [3, 7, 8])
@@ -149,43 +150,26 @@ class WindowAttentionTest:
   def test_token_level_rule(self, window_size, dilation, frames):
     rule, inputs = MaskRule(window_size, dilation, unit="token"), draw(frames)
     want, _ = dense(*inputs, rule, *[None] * 3)
-    np.testing.assert_allclose(self.run(*single(inputs), rule=rule, span=Span()), want, atol=1e-5)
+    np.testing.assert_allclose(self.run(*single(inputs), rule=rule, span=Span()), want, atol=self.tolerance)
 
   @pytest.mark.parametrize(("frames", "tokens"), [(1, 1), (9, 7), (8, 8), (5, 13), (5, 40), (25, 40)])
   def test_lengths(self, frames, tokens):
     """1, 63, 64, 65, 200 and 1000 tokens."""
     inputs, rule = draw(frames, tokens=tokens), MaskRule(2)
     want, _ = dense(*inputs, rule, [0] * BATCH, [0] * BATCH, [frames] * BATCH)
-    assert_relative(self.run(*single(inputs), rule=rule, span=Span()), want, 1e-5)
+    assert_relative(self.run(*single(inputs), rule=rule, span=Span()), want, self.tolerance)
 
   def test_low_precision(self):
     inputs, rule = draw(7), MaskRule(2)
     got = self.run(*(x.astype(jnp.bfloat16) for x in single(inputs)), rule=rule, span=Span(2))
     assert got.dtype == jnp.bfloat16
     want, _ = dense(*inputs, rule, [2] * BATCH, [0] * BATCH, [7] * BATCH)
-    assert_relative(got, want, 2e-2)
-
-  @pytest.mark.parametrize(
-    ("rule", "frames", "past", "span"),
-    [
-      (MaskRule(2), 7, 0, Span(2)),
-      (MaskRule(2, 2, all_see_history=True), 6, 3, Span(4)),
-      (MaskRule(1, 2, unit="token"), 5, 0, Span()),
-      (MaskRule(2, 2, causal_history=True), 6, 3, Span(np.array([3, 5]), np.array([1, 0]), np.array([8, 9]))),
-      (MaskRule(2, causal_history=True, anchors=1), 6, 2, Span(np.array([8, 8]), np.array([2, 1]), np.array([8, 8]))),
-    ],
-    ids=["many blocks", "dilated, after a memory", "token level", "clips that differ", "anchors"],
-  )
-  def test_gradients(self, rule, frames, past, span):
-    assert_gradients(self.attend, reference.window_attention, draw(frames, past), "qkv", rule=rule, span=span)
+    assert_relative(got, want, max(2e-2, self.tolerance))
 
   def test_a_query_that_sees_nothing(self):
     """Frames from `stop` on see nothing nearby; nobody reads them, and they must not spoil what is read."""
-    inputs, rule, span = draw(7), MaskRule(1), Span(stop=np.array([4, 5]))
-    got = self.run(*single(inputs), rule=rule, span=span)
-    weight = np.where(np.arange(7)[:, None, None, None] < 4, 1.0, 0.0)
-    for x in (got, *gradients(self.attend, single(inputs), weight, rule=rule, span=span)):
-      assert np.isfinite(x).all()
+    got = self.run(*single(draw(7)), rule=MaskRule(1), span=Span(stop=np.array([4, 5])))
+    assert np.isfinite(got).all()
 
   @pytest.mark.parametrize(("rule", "reach"), [(MaskRule(2), 1), (MaskRule(3, 2), 4)], ids=["plain", "dilated"])
   def test_far_frames_have_no_effect(self, rule, reach):
@@ -216,7 +200,31 @@ class WindowAttentionTest:
       seen = np.arange(6 * TOKENS + actions) // TOKENS < stop[clip]
       seen[6 * TOKENS :] = True
       keys, values = np.concatenate([video_k, k]), np.concatenate([video_v, v])
-      assert_relative(got[clip], oracle.attend(q, keys, values, seen[None]), 1e-5)
+      assert_relative(got[clip], oracle.attend(q, keys, values, seen[None]), self.tolerance)
+
+
+class WindowAttentionTest(ReadsTest):
+  """Likewise, and both are differentiable."""
+
+  @pytest.mark.parametrize(
+    ("rule", "frames", "past", "span"),
+    [
+      (MaskRule(2), 7, 0, Span(2)),
+      (MaskRule(2, 2, all_see_history=True), 6, 3, Span(4)),
+      (MaskRule(1, 2, unit="token"), 5, 0, Span()),
+      (MaskRule(2, 2, causal_history=True), 6, 3, Span(np.array([3, 5]), np.array([1, 0]), np.array([8, 9]))),
+      (MaskRule(2, causal_history=True, anchors=1), 6, 2, Span(np.array([8, 8]), np.array([2, 1]), np.array([8, 8]))),
+    ],
+    ids=["many blocks", "dilated, after a memory", "token level", "clips that differ", "anchors"],
+  )
+  def test_gradients(self, rule, frames, past, span):
+    assert_gradients(self.attend, reference.window_attention, draw(frames, past), "qkv", rule=rule, span=span)
+
+  def test_gradients_where_a_query_sees_nothing(self):
+    weight = np.where(np.arange(7)[:, None, None, None] < 4, 1.0, 0.0)
+    span = Span(stop=np.array([4, 5]))
+    for x in gradients(self.attend, single(draw(7)), weight, rule=MaskRule(1), span=span):
+      assert np.isfinite(x).all()
 
   def test_gradients_of_actions(self):
     span = Span(start=np.array([2]), stop=np.array([5]))
