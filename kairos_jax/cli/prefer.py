@@ -25,6 +25,7 @@ now: measure `kairos evaluate` again.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -64,7 +65,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
       raise KairosError(f"flag --{flag} is missing; allowed: a folder")
   import dataclasses
 
-  from kairos_jax.evolution import preferences
+  from kairos_jax.evolution.preferences import Preferences, prefer, show
 
-  given = {field.name: values[field.name].value for field in dataclasses.fields(preferences.Preferences)}
-  preferences.show(preferences.prefer(preferences.Preferences(**given), Path(values.out)))
+  given: dict[str, Any] = {field.name: values[field.name].value for field in dataclasses.fields(Preferences)}
+  show(prefer(Preferences(**given), Path(values.out)))

@@ -162,7 +162,7 @@ def _write(train: Rollouts, chosen: Sequence[tuple[int, int, int]], data: Path, 
     shards.write_shards(pairs.clips(train, chosen), folder / pairs.SOURCE, pairs.SOURCE, refine.PER_SHARD)
 
 
-def _observed() -> dict[str, int]:
+def _observed() -> dict[str, Any]:
   return dict(min_observed=foresight.SEEN, max_observed=foresight.SEEN)
 
 

@@ -64,4 +64,5 @@ def dpo_loss(objective: Objective, config: DpoConfig) -> LossFn:
 def halves(batch: Any) -> tuple[Any, Any]:
   """The winners and the losers of a batch of pairs."""
   width = batch["video"].shape[-2] // 2
-  return tuple({**batch, "video": video} for video in (batch["video"][..., :width, :], batch["video"][..., width:, :]))
+  winners, losers = batch["video"][..., :width, :], batch["video"][..., width:, :]
+  return {**batch, "video": winners}, {**batch, "video": losers}
