@@ -15,7 +15,7 @@ from data_pipelines.held_out import hold_out
 from data_pipelines.loader import make_loader
 from data_pipelines.normalize import EmbodimentNormalizer
 from data_pipelines.source import ArrayRecordSource, ReadReport, Source
-from kairos_jax import assembly, seeds
+from kairos_jax import assembly, locations, seeds
 from kairos_jax.flow.objective import Objective
 from kairos_jax.flow.official import OfficialVideoObjective
 from kairos_jax.interfaces import ContextEncoder, VideoCodec
@@ -53,7 +53,7 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
   """`curriculum.run` for a caller that holds the folder already, see `curriculum.claim`."""
   report = ReadReport()
   sources: dict[str, Source] = {
-    name: ArrayRecordSource(Path(config.data.folder) / name, report) for name in config.data.sources
+    name: ArrayRecordSource(locations.at(config.data.folder) / name, report) for name in config.data.sources
   }
   normalizers, held_out = parts.units(sources, config.data.units), {}
   if config.validation:
