@@ -43,7 +43,9 @@ class Preferences:
     choices: CSV of people's choices between them in its place, see `pairs.chosen`.
     prompts, held_out: for training, and for the report.
     samples: rollouts of each prompt, 2 or more.
-    steps, learning_rate, beta: of the training.
+    steps: of the training.
+    learning_rate: likewise.
+    beta: of Flow-DPO's loss.
     seed: of all that chance decides.
   """
 
