@@ -6,7 +6,6 @@ each score that curation measured.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt16
@@ -14,6 +13,7 @@ from jaxtyping import Float32, Float64, UInt16
 from data_pipelines.records import Clip
 from kairos_jax import files
 from kairos_jax.errors import KairosError
+from kairos_jax.locations import Location
 
 INDEX = "index.safetensors"
 
@@ -83,12 +83,12 @@ def concatenate(parts: Sequence[Index]) -> Index:
   return Index(tuple(names), np.concatenate(sources), np.concatenate([part.seconds for part in parts]), scores)
 
 
-def write(path: Path, index: Index) -> None:
+def write(path: Location, index: Index) -> None:
   """Writes it as safetensors."""
   files.write_safetensors(path, index.tensors())
 
 
-def read(path: Path) -> Index:
+def read(path: Location) -> Index:
   """What `write` wrote.
 
   Raises:

@@ -5,11 +5,8 @@ step at the end merges them (`finalize`). One writer alone calls `write_shards`.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,15 +17,18 @@ from data_pipelines import records, statistics
 from data_pipelines.contents import Contents
 from data_pipelines.records import Clip
 from data_pipelines.statistics import Features
-from kairos_jax import files
+from kairos_jax import files, locations
 from kairos_jax.errors import KairosError
+from kairos_jax.locations import Location
 
 MANIFEST = "dataset.json"
 STATISTICS = "statistics.safetensors"
 PARTS = ".parts"  # where shards lie until the dataset is complete
 
 
-def write_shard(clips: Iterable[Clip], folder: str | Path, number: int, horizon: int = 1) -> None:
+def write_shard(
+  clips: Iterable[Clip], folder: str | Location, number: int, horizon: int = 1, compressed: bool = True
+) -> None:
   """Writes shard `number` of a dataset that is not complete yet, and its partial statistics; repeating it replaces it.
 
   Nothing that is already in `folder` changes before `finalize`. One clip is held in memory.
@@ -38,11 +38,12 @@ def write_shard(clips: Iterable[Clip], folder: str | Path, number: int, horizon:
     folder: of the dataset; made if missing.
     number: of the shard, from 0.
     horizon: steps of a chunk that get action statistics of their own; for embodiments normalized per step.
+    compressed: by zstd; else records are stored as they are, larger and faster to read.
 
   Raises:
     KairosError: there are no clips, or clips of one source differ in shape.
   """
-  parts = Path(folder) / PARTS
+  parts = locations.at(folder) / PARTS
   parts.mkdir(parents=True, exist_ok=True)
   contents: dict[str, Contents] = {}
   features: dict[str, Features] = {}
@@ -50,7 +51,7 @@ def write_shard(clips: Iterable[Clip], folder: str | Path, number: int, horizon:
   count = 0
   with files.replaced(parts / f"{number:05d}.array_record") as path:
     # One record a group: a random read decompresses that record alone.
-    writer = ArrayRecordWriter(path, "group_size:1,zstd")
+    writer = ArrayRecordWriter(path, f"group_size:1,{'zstd' if compressed else 'uncompressed'}")
     try:
       for clip in clips:
         writer.write(records.encode(clip))
@@ -63,13 +64,18 @@ def write_shard(clips: Iterable[Clip], folder: str | Path, number: int, horizon:
       writer.close()
     if not count:
       raise KairosError(f"shard {number} of {folder} has no clips: at least one is required")
+    content = files.sha256(path)
   index_lib.write(parts / f"{number:05d}.{index_lib.INDEX}", index.build())
-  described = {"records": count, "contents": {name: entry.to_json() for name, entry in contents.items()}}
+  described = {
+    "records": count,
+    "sha256": content,
+    "contents": {name: entry.to_json() for name, entry in contents.items()},
+  }
   _save_statistics(parts / f"{number:05d}.safetensors", {name: features[name] for name in contents}, described)
 
 
 def finalize(
-  folder: str | Path, name: str, shards: int | Sequence[int], recipe: Mapping[str, object] | None = None
+  folder: str | Location, name: str, shards: int | Sequence[int], recipe: Mapping[str, object] | None = None
 ) -> list[str]:
   """Makes the dataset of the shards that writers have left; an older one there is replaced.
 
@@ -88,24 +94,24 @@ def finalize(
   Raises:
     KairosError: a shard is missing, or shards differ in the shapes of a source.
   """
-  folder = Path(folder)
+  folder = locations.at(folder)
   parts = folder / PARTS
   contents: dict[str, Contents] = {}
   merged: dict[str, Features] = {}
-  counts: list[int] = []
+  written: list[dict[str, Any]] = []
   indices: list[index_lib.Index] = []
   numbers = range(shards) if isinstance(shards, int) else shards
   for number in numbers:
     if not (parts / f"{number:05d}.array_record").is_file():
       raise KairosError(f"dataset {name!r}: shard {number} of {len(numbers)} was not written")
     described, features = _load_statistics(parts / f"{number:05d}.safetensors")
-    counts.append(described["records"])
+    written.append({"records": described["records"], "sha256": described["sha256"]})
     indices.append(index_lib.read(parts / f"{number:05d}.{index_lib.INDEX}"))
     for source, values in described["contents"].items():
       entry = Contents.from_json(values)
       contents[source] = contents[source].merged(entry) if source in contents else entry
       statistics.merge_into(merged.setdefault(source, {}), features[source])
-  if not counts:
+  if not written:
     raise KairosError(f"dataset {name!r} has no clips: at least one is required")
 
   contents = {source: contents[source] for source in sorted(contents)}
@@ -117,14 +123,14 @@ def finalize(
     files.remove_leftovers(folder / file)
   names = [f"{name}-{place:05d}-of-{len(numbers):05d}.array_record" for place in range(len(numbers))]
   for number, file in zip(numbers, names, strict=True):
-    _link(parts / f"{number:05d}.array_record", folder / file)
+    locations.link(parts / f"{number:05d}.array_record", folder / file)
   _save_statistics(folder / STATISTICS, merged, {"contents": {source: {} for source in merged}})
   index_lib.write(folder / index_lib.INDEX, index_lib.concatenate(indices))
   manifest = {
     "version": records.VERSION,
     "name": name,
-    "records": sum(counts),
-    "shards": [{"file": file, "records": count} for file, count in zip(names, counts, strict=True)],
+    "records": sum(shard["records"] for shard in written),
+    "shards": [{"file": file, **shard} for file, shard in zip(names, written, strict=True)],
     "sources": {
       source: {**entry.to_json(), "statistics": {key: _summary(value) for key, value in merged[source].items()}}
       for source, entry in contents.items()
@@ -136,27 +142,19 @@ def finalize(
   return names
 
 
-def clear(folder: str | Path) -> None:
+def clear(folder: str | Location) -> None:
   """Removes what writers have left in a folder that is complete: they may have been killed while they did so."""
-  shutil.rmtree(Path(folder) / PARTS, ignore_errors=True)
-
-
-def _link(path: Path, target: Path) -> None:
-  """The same file under a second name, or a copy where the file system has no such thing."""
-  try:
-    os.link(path, target)
-  except OSError:
-    with files.replaced(target) as partial:
-      shutil.copyfile(path, partial)
+  locations.remove_folder(locations.at(folder) / PARTS)
 
 
 def write_shards(
   clips: Iterable[Clip],
-  folder: str | Path,
+  folder: str | Location,
   name: str,
   per_shard: int,
   recipe: Mapping[str, object] | None = None,
   horizon: int = 1,
+  compressed: bool = True,
 ) -> list[str]:
   """Writes a dataset by one writer, `per_shard` records in every shard but the last; see `write_shard`, `finalize`.
 
@@ -166,20 +164,20 @@ def write_shards(
   clips = iter(clips)
   try:
     for first in clips:
-      write_shard(chain([first], islice(clips, per_shard - 1)), folder, number, horizon)
+      write_shard(chain([first], islice(clips, per_shard - 1)), folder, number, horizon, compressed)
       number += 1
     return finalize(folder, name, number, recipe)
   finally:
-    shutil.rmtree(Path(folder) / PARTS, ignore_errors=True)
+    locations.remove_folder(locations.at(folder) / PARTS)
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any]:
+def read_manifest(folder: str | Location) -> dict[str, Any]:
   """The manifest of a dataset folder.
 
   Raises:
     KairosError: there is none, it is not a manifest, or it is of another version.
   """
-  path = Path(folder) / MANIFEST
+  path = locations.at(folder) / MANIFEST
   try:
     manifest = json.loads(path.read_text())
   except FileNotFoundError as error:
@@ -192,13 +190,13 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
   return manifest
 
 
-def read_statistics(folder: str | Path) -> dict[str, Features]:
+def read_statistics(folder: str | Location) -> dict[str, Features]:
   """The mergeable statistics of a complete dataset, by source and feature.
 
   Raises:
     KairosError: their file is missing or damaged.
   """
-  return _load_statistics(Path(folder) / STATISTICS)[1]
+  return _load_statistics(locations.at(folder) / STATISTICS)[1]
 
 
 def _summary(feature: statistics.Statistics) -> dict[str, Any]:
@@ -206,12 +204,12 @@ def _summary(feature: statistics.Statistics) -> dict[str, Any]:
   return {"count": feature.count, **values, "rank_error": feature.overall.sketch.rank_error}
 
 
-def _save_statistics(path: Path, features: Mapping[str, Features], described: Mapping[str, Any]) -> None:
+def _save_statistics(path: Location, features: Mapping[str, Features], described: Mapping[str, Any]) -> None:
   description = np.frombuffer(json.dumps(described).encode(), np.uint8)
   files.write_safetensors(path, statistics.to_tensors(features) | {"description": description})
 
 
-def _load_statistics(path: Path) -> tuple[dict[str, Any], dict[str, Features]]:
+def _load_statistics(path: Location) -> tuple[dict[str, Any], dict[str, Features]]:
   try:
     tensors = files.read_safetensors(path)
     described = json.loads(tensors.pop("description").tobytes())

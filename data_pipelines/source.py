@@ -4,8 +4,7 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from absl import logging
@@ -18,7 +17,9 @@ from data_pipelines.index import Index
 from data_pipelines.records import Clip
 from data_pipelines.shards import read_manifest, read_statistics
 from data_pipelines.statistics import Features
+from kairos_jax import locations
 from kairos_jax.errors import KairosError
+from kairos_jax.locations import Location
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +71,8 @@ class ArrayRecordSource:
     KairosError: no manifest, or (here or at a later read) more than half of the records are holes.
   """
 
-  def __init__(self, folder: str | Path, report: ReadReport | None = None):
-    self._folder = Path(folder)
+  def __init__(self, folder: str | Location, report: ReadReport | None = None):
+    self._folder = locations.at(folder)
     manifest = read_manifest(folder)
     self._name, self._report = manifest["name"], report or ReadReport()
     self.contents = {name: Contents.from_json(entry) for name, entry in manifest["sources"].items()}
@@ -80,7 +81,7 @@ class ArrayRecordSource:
     self._shards: list[tuple[str, ArrayRecordReader | None]] = []
     lost = 0
     for shard in manifest["shards"]:
-      reader = _reader(self._folder / shard["file"], shard["records"])
+      reader = _reader(self._folder / shard["file"], shard)
       self._shards.append((shard["file"], reader))
       if reader is None:
         lost += shard["records"]
@@ -145,10 +146,11 @@ class ArrayRecordSource:
       )
 
 
-def _reader(path: Path, count: int) -> ArrayRecordReader | None:
+def _reader(path: Location, shard: Mapping[str, Any]) -> ArrayRecordReader | None:
   """A reader of a shard that has as many records as were written, without read-ahead (for sequential reads only)."""
   try:
-    reader = ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
-    return reader if reader.ok() and reader.num_records() == count else None
-  except RuntimeError:
+    here = locations.cached(path, shard.get("sha256", ""))
+    reader = ArrayRecordReader(str(here), "readahead_buffer_size:0,max_parallelism:0")
+    return reader if reader.ok() and reader.num_records() == shard["records"] else None
+  except (RuntimeError, FileNotFoundError, locations.Damaged):
     return None

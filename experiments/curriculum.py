@@ -2,7 +2,7 @@
 
   kairos data build --out=runs/data --counts=physics:48,hand:48,robot:96
   kairos train --config=experiments/curriculum.py:small --workdir=runs/curriculum --config.train.steps=80
-  kairos train --config=experiments/curriculum.py:small=robot+metaworld+fetch --workdir=runs/robots
+  kairos train --config=experiments/curriculum.py:small=robot+metaworld+fetch+libero --workdir=runs/robots
 
 `small` runs on the embedded data and two cores: at 64P and up to 9 frames, its 80 steps take some minutes. After "="
 stand the datasets of robots that train together in Stage III. Without an argument it is the whole curriculum on the

@@ -13,31 +13,26 @@ import safetensors
 import safetensors.numpy
 from jax.typing import ArrayLike
 
+from kairos_jax import locations
 from kairos_jax.errors import KairosError
 
 
 @contextlib.contextmanager
 def replaced(path: str | os.PathLike) -> Iterator[str]:
-  """Yields a temporary path in the same folder, which takes the place of `path` when the block ends well.
+  """Yields a temporary path of this machine, which takes the place of `path` when the block ends well.
 
   The folder is made if need be; the temporary name keeps the suffix, by which writers choose a format. The content
   reaches the disk before the name, and the name before the block returns: a power cut leaves the old file or the new.
   """
-  target = pathlib.Path(path)
+  target = locations.at(path)
   target.parent.mkdir(parents=True, exist_ok=True)
-  temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
-  try:
-    yield str(temporary)
-    sync(temporary)
-    os.replace(temporary, target)
-    sync(target.parent)
-  finally:
-    temporary.unlink(missing_ok=True)
+  with locations.stored(target) as partial:
+    yield str(partial)
 
 
 def remove_leftovers(path: str | os.PathLike) -> None:
   """Removes the temporary files of writers of `path` that were killed; none may be at work."""
-  target = pathlib.Path(path)
+  target = locations.at(path)
   for temporary in target.parent.glob(f".{target.stem}.[0-9]*{target.suffix}"):
     temporary.unlink()
 
@@ -73,11 +68,12 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     KairosError: there is no such file, it is not readable as safetensors, or it holds floats of 8 bits or fewer.
   """
   try:
-    with safetensors.safe_open(path, framework="numpy") as file:
-      for name in file.keys():
-        if (kind := file.get_slice(name).get_dtype()).startswith(_NARROW):
-          raise KairosError(f"{path}: tensor {name!r} is {kind}; allowed: floats of 16, 32 or 64 bits, and integers")
-    return safetensors.numpy.load_file(path)
+    with locations.fetched(path) as here:
+      with safetensors.safe_open(here, framework="numpy") as file:
+        for name in file.keys():
+          if (kind := file.get_slice(name).get_dtype()).startswith(_NARROW):
+            raise KairosError(f"{path}: tensor {name!r} is {kind}; allowed: floats of 16, 32 or 64 bits, and integers")
+      return safetensors.numpy.load_file(here)
   except FileNotFoundError as error:
     raise KairosError(f"{path} does not exist") from error
   except (OSError, safetensors.SafetensorError) as error:
@@ -92,14 +88,5 @@ _NARROW = ("F8_", "F6_", "F4")  # how the format names floats of a byte or less
 
 def sha256(path: str | os.PathLike) -> str:
   """Of a file's content, in hexadecimal."""
-  with open(path, "rb") as file:
+  with locations.at(path).open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync(path: pathlib.Path) -> None:
-  """Waits until a file's content, or a folder's list of names, is on the disk."""
-  handle = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(handle)
-  finally:
-    os.close(handle)

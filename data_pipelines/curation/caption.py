@@ -2,20 +2,19 @@
 
 import collections
 import dataclasses
-import functools
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-from data_pipelines.curation import decide, ledger, pool
+from data_pipelines.curation import decide
 from data_pipelines.curation.captions.base import Caption, Captioner, Fuser, Judge
-from data_pipelines.curation.ledger import Ledger
 from data_pipelines.curation.operators.view import View
 from data_pipelines.curation.workspace import Workspace, clip_name
+from data_pipelines.engines import ledger
+from data_pipelines.engines.base import Asked, Engine, Entry, WorkerDied
+from data_pipelines.engines.pool import HERE
 from data_pipelines.records import Clip
 from data_pipelines.sources import Report
 from kairos_jax.errors import KairosError
-
-Entry = dict[str, Any]
+from kairos_jax.locations import Location
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Ensemble:
     return entry | {"caption": fused.text, "instruction": fused.instruction, "judged": dataclasses.asdict(verdict)}
 
 
-def caption(workspace: Workspace, ensemble: Ensemble, processes: int = 1) -> Iterator[tuple[int, int, int]]:
+def caption(workspace: Workspace, ensemble: Ensemble, engine: Engine = HERE) -> Iterator[tuple[int, int, int]]:
   """Captions the kept clips that have no caption of this ensemble; those on which it failed are tried again.
 
   Yields:
@@ -66,12 +65,14 @@ def caption(workspace: Workspace, ensemble: Ensemble, processes: int = 1) -> Ite
   items = []
   for part, names in wanted.items():
     known = entries(workspace, part)
-    if any(known.get(name, {}).get("ensemble") != ensemble.name or "failed" in known[name] for name in names):
-      items.append((part, tuple(names)))
+    left = [name for name in names if known.get(name, {}).get("ensemble") != ensemble.name or "failed" in known[name]]
+    if left:
+      items.append((part, left))
   done = len(wanted) - len(items)
-  for _, count in pool.run(functools.partial(_Captioning, workspace, ensemble), items, processes):
+  for _, made in engine(Captioning(workspace, ensemble), items):
     done += 1
-    yield done, len(wanted), 0 if isinstance(count, pool.WorkerDied) else count
+    count = 0 if isinstance(made, WorkerDied) else sum("caption" in entry for entry in made)
+    yield done, len(wanted), count
 
 
 def entries(workspace: Workspace, part: int) -> dict[str, Entry]:
@@ -94,22 +95,29 @@ def summary(workspace: Workspace) -> collections.Counter[str]:
   return counts
 
 
-class _Captioning:
-  """Captions one part after the other, in any process; every clip is noted as soon as it is done."""
+@dataclasses.dataclass(frozen=True)
+class Captioning:
+  """Captions clips in the second step; an item is a part, and its clips that want a caption."""
 
-  def __init__(self, workspace: Workspace, ensemble: Ensemble):
-    self._workspace, self._ensemble, self._recordings = workspace, ensemble, workspace.recordings()
+  workspace: Workspace
+  ensemble: Ensemble
 
-  def __call__(self, item: tuple[int, tuple[str, ...]]) -> int:
-    part, names = item
-    known, count = entries(self._workspace, part), 0
-    with Ledger(self._workspace.ledger("captions", part)) as book:
-      for clip in self._recordings.clips(self._recordings.parts[part], Report()):
-        name = clip_name(clip)
-        noted = known.get(name, {})
-        if name not in names or noted.get("ensemble") == self._ensemble.name and "failed" not in noted:
-          continue
-        entry = self._ensemble(clip)
-        book.append({"clip": name, **entry})
-        count += "caption" in entry
-    return count
+  def reader(self) -> Callable[[tuple[int, Sequence[str]]], Iterator[Asked]]:
+    """See `Work`."""
+    recordings = self.workspace.recordings()
+
+    def read(item: tuple[int, Sequence[str]]) -> Iterator[Asked]:
+      part, names = item
+      for clip in recordings.clips(recordings.parts[part], Report()):
+        if (name := clip_name(clip)) in names:
+          yield Asked(clip, {"clip": name})
+
+    return read
+
+  def answerer(self) -> Callable[[Asked], Entry]:
+    """See `Work`."""
+    return lambda asked: {**asked.about, **self.ensemble(asked.clip)}
+
+  def ledger(self, item: tuple[int, Sequence[str]]) -> Location:
+    """See `Work`."""
+    return self.workspace.ledger("captions", item[0])

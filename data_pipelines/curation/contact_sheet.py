@@ -21,6 +21,7 @@ from data_pipelines.curation.workspace import Workspace, clip_name
 from data_pipelines.records import Clip
 from data_pipelines.sources import Report
 from kairos_jax import files
+from kairos_jax.locations import Location
 
 _HEIGHT = 96  # pixels of a frame
 _PLOT = (240, 60)  # width and height
@@ -41,7 +42,7 @@ class Chosen:
     return kind and f"{decision['taxonomy']}/".startswith(f"{self.node}/" if self.node else "")
 
 
-def write(workspace: Workspace, path: str | Path, chosen: Chosen) -> int:
+def write(workspace: Workspace, path: str | Location, chosen: Chosen) -> int:
   """Writes the page of the chosen clips, spread evenly over all that would do; gives how many they are.
 
   Frames are read from the raw data again.

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.curation import duplicates, hashing, ledger, operators
+from data_pipelines.curation import duplicates, hashing, operators
 from data_pipelines.curation.operators import Bounds
 from data_pipelines.curation.score import Entry, entries
 from data_pipelines.curation.taxonomy import Taxonomy
 from data_pipelines.curation.workspace import Workspace
+from data_pipelines.engines import ledger
 from kairos_jax import files
 
 DECISIONS = "decisions.jsonl"

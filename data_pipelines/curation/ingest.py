@@ -1,34 +1,36 @@
 """Ingest: opens every video once, finds its shots, and notes them; what cannot be read is rejected with a reason."""
 
-import functools
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
-from data_pipelines.curation import pool
-from data_pipelines.curation.ledger import Ledger
 from data_pipelines.curation.shots import combine
 from data_pipelines.curation.shots.combine import Detector
 from data_pipelines.curation.workspace import Workspace
+from data_pipelines.engines.base import Engine, Entry, WorkerDied, no_questions
+from data_pipelines.engines.ledger import Ledger
+from data_pipelines.engines.pool import HERE
 from data_pipelines.sources import video
 from data_pipelines.sources.episode import Frames, LeftOut, lost
 from data_pipelines.sources.options import inside
 from kairos_jax.errors import KairosError
+from kairos_jax.locations import Location
 
 ENSEMBLE = combine.Ensemble()
 MAX_FRAMES = 2_000_000  # of a video, 18 hours at 30 Hz; some 450 bytes of each are held
 
 
 def ingest(
-  workspace: Workspace, processes: int = 1, detector: Detector = ENSEMBLE
-) -> Iterator[tuple[int, int, dict[str, Any]]]:
+  workspace: Workspace, engine: Engine = HERE, detector: Detector = ENSEMBLE
+) -> Iterator[tuple[int, int, Entry]]:
   """Segments the videos that are not segmented yet.
 
   Args:
     workspace: of videos; one of robots needs no segmenting, and nothing happens.
-    processes: at once.
+    engine: that does the work.
     detector: of transitions, picklable.
 
   Yields:
@@ -36,14 +38,17 @@ def ingest(
   """
   if not workspace.segmented:
     return
+  work = Segmenting(workspace, detector)
   parts = workspace.reader().parts
   missing = [part for part in range(len(parts)) if workspace.shots(part).get("version") != version(detector)]
   done = len(parts) - len(missing)
-  for part, entry in pool.run(functools.partial(_Segmenting, workspace, detector), missing, processes):
-    if isinstance(entry, pool.WorkerDied):
-      entry = _note(workspace, part, detector, {"video": parts[part][0][0], "rejected": "a process died on it"})
+  for part, entries in engine(work, missing):
+    if isinstance(entries, WorkerDied):
+      entries = [work.entry({"video": parts[part][0][0], "rejected": "a process died on it"})]
+      with Ledger(work.ledger(part)) as book:
+        book.append(entries[0])
     done += 1
-    yield done, len(parts), entry
+    yield done, len(parts), entries[0]
 
 
 def version(detector: Detector) -> str:
@@ -51,34 +56,47 @@ def version(detector: Detector) -> str:
   return f"{detector.name}.{detector.version}"
 
 
-class _Segmenting:
-  """Finds and notes the shots of one video after another, in any process."""
+@dataclasses.dataclass(frozen=True)
+class Segmenting:
+  """Finds the shots of videos; the items are the numbers of the videos."""
 
-  def __init__(self, workspace: Workspace, detector: Detector):
-    root = Path(workspace.path)
-    self._workspace, self._root = workspace, root if root.is_dir() else root.parent
-    self._parts, self._detector = workspace.reader().parts, detector
+  workspace: Workspace
+  detector: Detector
 
-  def __call__(self, part: int) -> dict[str, Any]:
-    (item,) = self._parts[part]
-    if isinstance(item, LeftOut):
-      return _note(self._workspace, part, self._detector, {"video": item.name, "rejected": item.reason})
-    name, _ = item
-    try:
-      noted = _segment(inside(self._root, name), self._workspace.options.get("hz"), self._detector)
-    except KairosError:
-      raise  # of the detector: it is not there
-    except Exception as error:  # each library has errors of its own for damaged bytes
-      logging.warning("rejected %s: %s", name, " ".join(str(error).split())[:300])
-      noted = {"rejected": lost(error, name, f"cannot be read ({type(error).__name__})").reason}
-    return _note(self._workspace, part, self._detector, {"video": name, **noted})
+  def reader(self) -> Callable[[int], Iterator[Entry]]:
+    """See `Work`. The detector looks at frames as they are decoded."""
+    root = Path(self.workspace.path)
+    root = root if root.is_dir() else root.parent
+    parts = self.workspace.reader().parts
 
+    def read(part: int) -> Iterator[Entry]:
+      (item,) = parts[part]
+      if isinstance(item, LeftOut):
+        yield self.entry({"video": item.name, "rejected": item.reason})
+        return
+      name, _ = item
+      try:
+        noted = _segment(inside(root, name), self.workspace.options.get("hz"), self.detector)
+      except KairosError:
+        raise  # of the detector: it is not there
+      except Exception as error:  # each library has errors of its own for damaged bytes
+        logging.warning("rejected %s: %s", name, " ".join(str(error).split())[:300])
+        noted = {"rejected": lost(error, name, f"cannot be read ({type(error).__name__})").reason}
+      yield self.entry({"video": name, **noted})
 
-def _note(workspace: Workspace, part: int, detector: Detector, entry: dict[str, Any]) -> dict[str, Any]:
-  entry["version"] = version(detector)
-  with Ledger(workspace.ledger("shots", part)) as ledger:
-    ledger.append(entry)
-  return entry
+    return read
+
+  def answerer(self) -> Callable[[Any], Entry]:
+    """See `Work`."""
+    return no_questions
+
+  def ledger(self, item: int) -> Location:
+    """See `Work`."""
+    return self.workspace.ledger("shots", item)
+
+  def entry(self, noted: Entry) -> Entry:
+    """What is noted of a video, with the detector that it is of."""
+    return {**noted, "version": version(self.detector)}
 
 
 def _segment(path: Path, hz: float | None, detector: Detector) -> dict[str, Any]:

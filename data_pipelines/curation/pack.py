@@ -4,24 +4,27 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from data_pipelines.curation import caption, decide
 from data_pipelines.curation.workspace import Workspace, clip_name
+from data_pipelines.engines.base import Engine
+from data_pipelines.engines.pool import HERE
 from data_pipelines.records import Clip
 from data_pipelines.sources import Recordings, Report
 from data_pipelines.sources.build import build
 from kairos_jax.errors import KairosError
+from kairos_jax.locations import Location
 
 
 def pack(
   workspace: Workspace,
-  folder: str | Path,
+  folder: str | Location,
   name: str,
   least: float = 0.5,
-  processes: int = 1,
+  engine: Engine = HERE,
   on_part: Callable[[int, Report], None] = lambda done, report: None,
+  compressed: bool = True,
 ) -> Report:
   """Writes a dataset of the clips that are kept and, where a judge has read their caption, whose score is enough.
 
@@ -32,8 +35,9 @@ def pack(
     folder: of the dataset.
     name: of the dataset.
     least: score of a judge.
-    processes: that read at once.
+    engine: that does the work.
     on_part: called with the number of parts done and the report so far.
+    compressed: see `shards.write_shard`.
 
   Raises:
     KairosError: nothing is decided or kept, or the folder holds something else.
@@ -47,7 +51,7 @@ def pack(
     "least": least,
   }
   reopen = Kept(workspace, least)
-  return build(reopen(), folder, name, recipe, on_part, reopen, processes)
+  return build(reopen(), folder, name, recipe, on_part, reopen, engine, compressed)
 
 
 def parts(workspace: Workspace) -> int:

@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.curation import ledger
+from data_pipelines.engines import ledger
 from data_pipelines.records import Clip
 from data_pipelines.sources import Cut, Recordings, open_reader
 from data_pipelines.sources.episode import Episode, LeftOut, Reader, Span
-from kairos_jax import files
+from kairos_jax import files, locations
 from kairos_jax.errors import KairosError
+from kairos_jax.locations import Location
 
 RECIPE = "curation.json"
 SEGMENTED = ("videos", "manifest")  # formats whose episodes are cut at their shots
@@ -34,20 +35,20 @@ class Workspace:
     cut: how clips are scaled, thinned and cut.
   """
 
-  folder: Path
+  folder: Location
   kind: str
   path: str
   options: Mapping[str, Any]
   cut: Cut
 
   @classmethod
-  def begin(cls, folder: str | Path, kind: str, path: str | Path, cut: Cut, **options: Any) -> "Workspace":
+  def begin(cls, folder: str | Location, kind: str, path: str | Path, cut: Cut, **options: Any) -> "Workspace":
     """Makes one, or opens the one that is there.
 
     Raises:
       KairosError: the folder holds another curation.
     """
-    folder = Path(folder)
+    folder = locations.at(folder)
     made = cls(folder, kind, str(Path(path).resolve()), options, cut)
     recipe = json.loads(json.dumps(made.recipe()))
     if (folder / RECIPE).is_file():
@@ -62,18 +63,18 @@ class Workspace:
     return made
 
   @classmethod
-  def open(cls, folder: str | Path) -> "Workspace":
+  def open(cls, folder: str | Location) -> "Workspace":
     """The one in a folder.
 
     Raises:
       KairosError: there is none.
     """
-    path = Path(folder) / RECIPE
+    path = locations.at(folder) / RECIPE
     try:
       noted = json.loads(path.read_text())
       cut = dict(noted["cut"])
       cut["size"] = tuple(cut["size"]) if isinstance(cut["size"], list) else cut["size"]
-      return cls(Path(folder), noted["from"], noted["path"], noted["options"], Cut(**cut))
+      return cls(locations.at(folder), noted["from"], noted["path"], noted["options"], Cut(**cut))
     except FileNotFoundError as error:
       raise KairosError(f"no curation in {folder}: begin one with kairos data ingest --out={folder}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -102,7 +103,7 @@ class Workspace:
     """The clips."""
     return Recordings(self.clip_reader(), self.cut)
 
-  def ledger(self, stage: str, part: int) -> Path:
+  def ledger(self, stage: str, part: int) -> Location:
     """Of one stage for one part."""
     return self.folder / stage / f"{part:05d}.jsonl"
 

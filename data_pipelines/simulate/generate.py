@@ -5,7 +5,6 @@ import functools
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +15,9 @@ from data_pipelines.simulate.demonstrations import Demonstrations
 from data_pipelines.simulate.hand import Hand
 from data_pipelines.simulate.physics import Physics
 from data_pipelines.simulate.robot import Robot
+from kairos_jax import locations
 from kairos_jax.errors import KairosError
+from kairos_jax.locations import Location
 
 MOVING_SPEED = 0.15  # m/s of the balls: in half a second further than the tip reaches
 Simulator = Physics | Hand | Robot | DelayedRobot | Demonstrations
@@ -51,7 +52,7 @@ def generate(kind: str, count: int, seed: int, size: int) -> Iterator[Clip]:
 
 
 def build(
-  folder: str | Path,
+  folder: str | Location,
   counts: Mapping[str, int],
   seed: int,
   size: int,
@@ -74,18 +75,18 @@ def build(
       raise KairosError(f"{count} {kind} clips asked for: at least 1")
   common = {"seed": seed, "size": size, "version": _VERSION}
   recipes = {kind: {"kind": kind, "count": count, **common} for kind, count in counts.items()}
-  missing = [kind for kind, recipe in recipes.items() if not _is_complete(Path(folder) / kind, recipe)]
+  missing = [kind for kind, recipe in recipes.items() if not _is_complete(locations.at(folder) / kind, recipe)]
   if not missing:
     return
   done = sum(counts[kind] for kind in counts if kind not in missing)
   with _mapper(processes) as map_in_order:
     for kind in missing:
       shares = [range(i, min(i + _PER_SHARD, counts[kind])) for i in range(0, counts[kind], _PER_SHARD)]
-      job = functools.partial(_write_shard, Path(folder) / kind, kind, seed, size)
+      job = functools.partial(_write_shard, locations.at(folder) / kind, kind, seed, size)
       for share, _ in zip(shares, map_in_order(job, enumerate(shares)), strict=True):
         done += len(share)
         progress(done, kind)
-      shards.finalize(Path(folder) / kind, kind, len(shares), recipes[kind])
+      shards.finalize(locations.at(folder) / kind, kind, len(shares), recipes[kind])
 
 
 @functools.cache
@@ -98,7 +99,7 @@ def _clip(kind: str, seed: int, size: int, index: int) -> Clip:
   return _simulator(kind, size).clip(np.random.default_rng([seed, list(KINDS).index(kind), index]))
 
 
-def _write_shard(folder: Path, kind: str, seed: int, size: int, share: tuple[int, range]) -> None:
+def _write_shard(folder: Location, kind: str, seed: int, size: int, share: tuple[int, range]) -> None:
   """What one writer does: a shard's number, and the numbers of its clips."""
   number, indices = share
   shards.write_shard((_clip(kind, seed, size, index) for index in indices), folder, number)
@@ -116,7 +117,7 @@ def _mapper(processes: int) -> Iterator[Callable]:
     yield pool.imap
 
 
-def _is_complete(folder: Path, recipe: Mapping[str, object]) -> bool:
+def _is_complete(folder: Location, recipe: Mapping[str, object]) -> bool:
   try:
     manifest = shards.read_manifest(folder)
   except KairosError:

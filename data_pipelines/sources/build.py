@@ -4,20 +4,21 @@ A ledger beside the waiting shards says, for each part that is done, which shard
 that was ended, in whatever way, goes on with the first part that has no entry; the bytes are those of one run.
 """
 
-import contextlib
+import dataclasses
 import json
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
-from data_pipelines import shards, worker
+from data_pipelines import shards
 from data_pipelines.contents import shape_of
+from data_pipelines.engines.base import Engine, Entry, WorkerDied, no_questions
+from data_pipelines.engines.pool import HERE
 from data_pipelines.records import Clip
 from data_pipelines.sources import LeftOut, Recordings, Report
-from kairos_jax import files
+from kairos_jax import files, locations
 from kairos_jax.errors import KairosError
+from kairos_jax.locations import Location
 
 _LEDGER = "import"  # folder below that of the waiting shards
 Shapes = dict[str, list[Any]]  # what all clips of a source share, by source
@@ -25,12 +26,13 @@ Shapes = dict[str, list[Any]]  # what all clips of a source share, by source
 
 def build(
   recordings: Recordings,
-  folder: str | Path,
+  folder: str | Location,
   name: str,
   recipe: Mapping[str, Any],
   on_part: Callable[[int, Report], None] = lambda done, report: None,
   reopen: Callable[[], Recordings] | None = None,
-  processes: int = 1,
+  engine: Engine = HERE,
+  compressed: bool = True,
 ) -> Report:
   """Writes one shard for each part that holds a clip, then the statistics and the manifest; see `shards`.
 
@@ -40,14 +42,15 @@ def build(
     name: of the dataset.
     recipe: how `recordings` was opened, JSON; kept in the manifest, with what was left out.
     on_part: called with the number of parts done and the report so far.
-    reopen: opens the dataset in another process; needed for several.
-    processes: that read at once; the bytes do not depend on it.
+    reopen: opens the dataset in another process, picklable; `recordings` itself is read if not given.
+    engine: that does the work; the bytes do not depend on it.
+    compressed: see `shards.write_shard`.
 
   Raises:
     KairosError: the folder holds something else, or nothing could be read.
   """
-  folder = Path(folder)
-  recipe = json.loads(json.dumps({**recipe, "parts": len(recordings.parts)}))
+  folder = locations.at(folder)
+  recipe = json.loads(json.dumps({**recipe, "parts": len(recordings.parts), **({} if compressed else {"raw": True})}))
   if (finished := _finished(folder, recipe)) is not None:
     return finished
   ledger = folder / shards.PARTS / _LEDGER
@@ -55,20 +58,20 @@ def build(
   paths = [ledger / f"{number:05d}.json" for number in range(len(recordings.parts))]
   missing = [number for number, path in enumerate(paths) if not path.is_file()]
   total, shapes, written = Report(), Shapes(), list[int]()
-  with _entries(recordings, reopen, processes, folder, missing) as made:
-    for number, path in enumerate(paths):
-      if path.is_file():
-        entry = json.loads(path.read_text())
-      else:
-        entry = next(made)
-        if any(shapes.get(source, shape) != shape for source, shape in entry["shapes"].items()):
-          # The part's own first clip of a source is not of the shape of the dataset's first.
-          entry = _import_part(recordings, number, folder, shapes)
-        files.write_json(path, entry)
-      shapes |= entry["shapes"]
-      written += [number] * entry["written"]
-      total.add(_report(entry))
-      on_part(number + 1, total)
+  made = _in_order(engine(Importing(reopen or (lambda: recordings), folder, compressed), missing), missing)
+  for number, path in enumerate(paths):
+    if path.is_file():
+      entry = json.loads(path.read_text())
+    else:
+      entry = next(made)
+      if any(shapes.get(source, shape) != shape for source, shape in entry["shapes"].items()):
+        # The part's own first clip of a source is not of the shape of the dataset's first.
+        entry = _import_part(recordings, number, folder, compressed, shapes)
+      files.write_json(path, entry)
+    shapes |= entry["shapes"]
+    written += [number] * entry["written"]
+    total.add(_report(entry))
+    on_part(number + 1, total)
   if not written:
     raise KairosError(f"nothing of {recordings.origin.name} could be read: {total}")
   read = {"episodes": total.episodes, "clips": total.clips, "left_out": dict(sorted(total.left_out.items()))}
@@ -76,46 +79,56 @@ def build(
   return total
 
 
-def _import_part(recordings: Recordings, number: int, folder: Path, shapes: Shapes) -> dict[str, Any]:
+def _import_part(
+  recordings: Recordings, number: int, folder: Location, compressed: bool, shapes: Shapes
+) -> dict[str, Any]:
   """Writes a part's shard, under the part's number; what the ledger keeps of it."""
   report, shapes = Report(), dict(shapes)
   clips = _agreeing(recordings.clips(recordings.parts[number], report), shapes, report)
   first = next(clips, None)
   if first is not None:
-    shards.write_shard(chain([first], clips), folder, number)
+    shards.write_shard(chain([first], clips), folder, number, compressed=compressed)
   read = {"episodes": report.episodes, "clips": report.clips, "left_out": dict(report.left_out)}
   return {"written": first is not None, "read": read, "shapes": shapes}
 
 
-@contextlib.contextmanager
-def _entries(
-  recordings: Recordings,
-  reopen: Callable[[], Recordings] | None,
-  processes: int,
-  folder: Path,
-  numbers: Sequence[int],
-) -> Iterator[Iterator[dict[str, Any]]]:
-  """What the ledger keeps of each of these parts, in order, as they are imported."""
-  if processes == 1 or reopen is None or len(numbers) < 2:
-    yield (_import_part(recordings, number, folder, {}) for number in numbers)
-    return
-  spawn = multiprocessing.get_context("spawn")
-  with spawn.Pool(min(processes, len(numbers)), _begin_worker, (reopen, folder)) as pool:
-    yield pool.imap(_work, numbers)
+@dataclasses.dataclass(frozen=True)
+class Importing:
+  """Imports the parts of a dataset; the items are their numbers."""
+
+  reopen: Callable[[], Recordings]
+  folder: Location
+  compressed: bool
+
+  def reader(self) -> Callable[[int], Iterator[Entry]]:
+    """See `Work`. A shard is written where its part is read."""
+    recordings = self.reopen()
+
+    def read(number: int) -> Iterator[Entry]:
+      yield _import_part(recordings, number, self.folder, self.compressed, {})
+
+    return read
+
+  def answerer(self) -> Callable[[Any], Entry]:
+    """See `Work`."""
+    return no_questions
+
+  def ledger(self, item: int) -> None:
+    """None: `build` notes what is done, in order."""
+    del item
 
 
-_worker: tuple[Recordings, Path]  # of a process that imports parts for another
+def _in_order(made: Iterator[tuple[int, list[Entry] | WorkerDied]], numbers: Sequence[int]) -> Iterator[Entry]:
+  """What became of each of these parts; those that are early wait."""
+  early: dict[int, Entry] = {}
+  for wanted in numbers:
+    while wanted not in early:
+      number, entries = next(made)
+      early[number] = _LOST if isinstance(entries, WorkerDied) else entries[0]
+    yield early.pop(wanted)
 
 
-def _begin_worker(reopen: Callable[[], Recordings], folder: Path) -> None:
-  global _worker
-  worker.begin()
-  _worker = reopen(), folder
-
-
-def _work(number: int) -> dict[str, Any]:
-  recordings, folder = _worker
-  return _import_part(recordings, number, folder, {})
+_LOST = {"written": False, "read": {"episodes": 0, "clips": 0, "left_out": {"a process died on it": 1}}, "shapes": {}}
 
 
 def _agreeing(clips: Iterable[Clip], shapes: Shapes, report: Report) -> Iterator[Clip]:
@@ -130,7 +143,7 @@ def _agreeing(clips: Iterable[Clip], shapes: Shapes, report: Report) -> Iterator
     report.leave_out(name, LeftOut("differs from its source", f"it is {shape}, the first was {shapes[clip.source]}"))
 
 
-def _begin(path: Path, recipe: Mapping[str, Any], folder: Path) -> None:
+def _begin(path: Location, recipe: Mapping[str, Any], folder: Location) -> None:
   """Notes how the import is made, or holds it to what an unfinished one has noted."""
   if path.is_file():
     noted = json.loads(path.read_text())
@@ -144,7 +157,7 @@ def _begin(path: Path, recipe: Mapping[str, Any], folder: Path) -> None:
   files.write_json(path, recipe)
 
 
-def _finished(folder: Path, recipe: Mapping[str, Any]) -> Report | None:
+def _finished(folder: Location, recipe: Mapping[str, Any]) -> Report | None:
   """What an import that is complete has read; None if there is nothing yet."""
   if not (folder / shards.MANIFEST).is_file():
     return None

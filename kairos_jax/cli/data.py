@@ -42,7 +42,8 @@ its name, say what it does not say itself:
 
 `ingest` to `inspect` curate: raw videos are cut at their shots, every clip is scored, near duplicates are found, what
 is kept is captioned and packed into shards, and each decision is noted in WORK with its score, threshold and version.
-Each goes on where it was interrupted. See docs/curation.md.
+Each goes on where it was interrupted. `import` and these run on --processes of this machine, or with --engine=ray on a
+cluster: --processes that read, and --models of them that hold models. See docs/curation.md.
 """
 
 import itertools

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from kairos_jax.cli.data_import import parse_cameras, parse_size
+from kairos_jax import locations
+from kairos_jax.cli.data_import import engine, parse_cameras, parse_size
 from kairos_jax.errors import KairosError
+from kairos_jax.locations import Location
 
 if TYPE_CHECKING:
   from data_pipelines.curation.captions import Model, Server
@@ -62,7 +64,9 @@ def run_ingest(values: flags.FlagValues) -> None:
   given["cameras"] = parse_cameras(values.cameras)
   given = {key: value for key, value in given.items() if value}
   cut = Cut(parse_size(values.picture_size), values.video_fps, values.max_seconds)
-  reader = Workspace(Path(values.out), kind, values.path, given, cut).reader()  # refuses before anything is written
+  reader = Workspace(
+    locations.at(values.out), kind, values.path, given, cut
+  ).reader()  # refuses before anything is written
   workspace = Workspace.begin(values.out, kind, values.path, cut, **given)
   if not workspace.segmented:
     console.show(f"{values.out}: {len(reader.parts)} parts of {kind}; its episodes are the clips")
@@ -70,7 +74,7 @@ def run_ingest(values: flags.FlagValues) -> None:
     seconds, shots, rejected = 0.0, 0, 0
     with console.progress("shots", total=len(reader.parts)) as bar:
       rate = _Rate()
-      for done, total, entry in ingest(workspace, values.processes, _detector(values.shots)):
+      for done, total, entry in ingest(workspace, engine(values), _detector(values.shots)):
         seconds += entry.get("frames", 0) / entry.get("hz", 1)
         shots, rejected = shots + len(entry.get("shots", [])), rejected + ("rejected" in entry)
         bar.update(done, f"{shots} shots, {rejected} videos rejected; {rate(seconds, 'video s', done, total)}")
@@ -98,8 +102,8 @@ def run_curate(values: flags.FlagValues) -> None:
   total = len(workspace.reader().parts)
   with console.progress("scores", total=total) as bar:
     rate, clips = _Rate(), 0
-    for done, _, report in score(workspace, names, values.processes):
-      clips += report.clips
+    for done, _, count in score(workspace, names, engine(values)):
+      clips += count
       bar.update(done, f"{clips} clips; {rate(clips, 'clips', done, total)}")
   counts = decide(workspace, rules, taxonomy)
   rejected = ", ".join(f"{count} by {name}" for name, count in sorted(counts.items()) if name != "kept")
@@ -132,7 +136,7 @@ def run_caption(values: flags.FlagValues) -> None:
   ensemble = Ensemble(members, fuser, judge)
   with console.progress("captions", total=1) as bar:
     rate, clips = _Rate(), 0
-    for done, total, count in caption(workspace, ensemble, values.processes):
+    for done, total, count in caption(workspace, ensemble, engine(values)):
       clips += count
       bar.update(done / total, f"{clips} clips; {rate(clips, 'clips', done, total)}")
   counts = ", ".join(f"{count} {name}" for name, count in sorted(summary(workspace).items()))
@@ -159,8 +163,9 @@ def run_pack(values: flags.FlagValues) -> None:
       values.out,
       values.name or Path(values.out).name,
       values.least,
-      values.processes,
+      engine(values),
       lambda done, so_far: bar.update(done, f"{so_far.clips} clips; {rate(so_far.clips, 'clips', done, total)}"),
+      not values.raw,
     )
   console.show(f"{values.out}: {report}")
   console.show(f"look at it with: kairos data show --folder={values.out}")
@@ -213,7 +218,7 @@ def run_inspect(values: flags.FlagValues) -> None:
   from kairos_jax import console
 
   workspace = _workspace(values, "inspect")
-  path = Path(values.out or workspace.folder) / "contact_sheet.html"
+  path = locations.at(values.out or workspace.folder) / "contact_sheet.html"
   count = contact_sheet.write(workspace, path, contact_sheet.Chosen(values.show, values.node, values.clips))
   console.show(f"{count} clips: {path}")
   if values.port:
@@ -243,7 +248,7 @@ def parse_bounds(text: str) -> dict[str, tuple[float | None, float | None]]:
 class _Page(http.server.BaseHTTPRequestHandler):
   """Answers every request with one file, and with nothing else of this machine."""
 
-  def __init__(self, path: Path, *args: object):
+  def __init__(self, path: Location, *args: object):
     self._path = path
     super().__init__(*args)  # type: ignore[arg-type]
 
@@ -300,7 +305,7 @@ def _model(values: flags.FlagValues, name: str) -> "Model":
 
   if not values.qwen:
     raise KairosError("data caption with qwen needs --qwen=FOLDER of the model as released")
-  if values.processes > 1:
+  if values.engine == "pool" and values.processes > 1:
     raise KairosError(
       f"--processes={values.processes}: data caption with qwen needs --processes=1, as each holds a model"
     )

@@ -38,6 +38,7 @@ COMMANDS = {
   "quantize": Command("kairos_jax.cli.quantize", "write a model again with its large matrices in 8 or 4 bits"),
   "merge": Command("kairos_jax.cli.merge", "make one model of several that were trained from one"),
   "evolve": Command("kairos_jax.cli.evolve", "let a policy get better by acting, and judge every round"),
+  "prefer": Command("kairos_jax.cli.prefer", "let a model's imagination learn what is preferred, and report the rest"),
   "ablate": Command("kairos_jax.cli.ablate", "train a grid of towers on a task of memory, and compare them"),
   "serve": Command("kairos_jax.cli.serve", "serve a trained model to robots over a websocket"),
   "play": Command("kairos_jax.cli.play", "watch a model's imagination on a page, and steer it"),
@@ -68,6 +69,7 @@ EXAMPLES = """\
   kairos quantize --model=runs/demo --bits=8 --out=runs/demo_int8
   kairos merge --models=runs/a,runs/b --method=soup --out=runs/merged
   kairos evolve --model=runs/base --demonstrations=runs/data/robot --method=filtered --out=runs/evolved
+  kairos prefer --model=runs/demo --data=runs/demo/data/robot --score=arm --out=runs/preferred
   kairos bench scaling
   kairos bench kernels --op=gated_delta
   kairos kernels check --targets=v5e,v6e

@@ -1,8 +1,9 @@
 """Clips a second of our loader, beside LeRobot's own on the same episodes.
 
-The episodes are the embedded simulator's. Ours reads them from records of pixels (zstd), at random and from random
-frames on. LeRobot reads its mp4 likewise, by each of its decoders, with two workers. Our reader of that format, which
-an import uses, goes through the same mp4 in order. All take turns, and what was read ahead before is not counted.
+The episodes are the embedded simulator's. Ours reads them from records of pixels, compressed by zstd and raw, at random
+and from random frames on. LeRobot reads its mp4 likewise, by each of its decoders, with two workers. Our reader of that
+format, which an import uses, goes through the same mp4 in order. All take turns, and what was read ahead before is not
+counted.
 """
 
 import contextlib
@@ -43,10 +44,12 @@ class Rate(NamedTuple):
 
 
 def write(folder: str | Path) -> None:
-  """Writes the episodes to folder/records and folder/lerobot, unless they are there."""
+  """Writes the episodes to folder/records, folder/raw and folder/lerobot, unless they are there."""
   folder = Path(folder)
   if not (folder / "records" / shards.MANIFEST).is_file():
     shards.write_shards(_episodes(), folder / "records", "records", EPISODES)
+  if not (folder / "raw" / shards.MANIFEST).is_file():
+    shards.write_shards(_episodes(), folder / "raw", "raw", EPISODES, compressed=False)
   if not (folder / "lerobot").exists():
     write_lerobot(_episodes(), folder / "lerobot")
 
@@ -67,6 +70,7 @@ def measure(folder: str | Path, lerobot: str | None, rounds: int) -> dict[str, l
     in_order = held.enter_context(contextlib.closing(_in_order(folder / "lerobot")))
     turns: dict[str, Callable[[], Rate]] = {
       "records": _timed(_records(folder / "records"), BATCHES, BATCH),
+      "records, raw": _timed(_records(folder / "raw"), BATCHES, BATCH),
       "mp4, in order": _timed(in_order, BATCHES * BATCH, 1),
     }
     failed = []

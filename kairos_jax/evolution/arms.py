@@ -42,7 +42,7 @@ class Experiment:
     expected: the arm that should win.
     seeds: of each arm.
     tested: episodes on which each round's policy is measured.
-    model, demonstrations, rounds, episodes, steps, learning_rate, held_out, env: see `rounds.Evolution`.
+    model: folder of the base; this and what follows are those of `rounds.Evolution`.
   """
 
   expected: Literal["filtered", "nft"]

@@ -26,7 +26,7 @@ from kairos_jax.training.run_config import tower_fields
 Method = Literal["demonstrations", "filtered", "placebo", "nft"]
 METHODS: tuple[str, ...] = get_args(Method)
 TAUGHT, WON, LOST = "taught", "won", "lost"  # datasets of a round
-_PER_SHARD = 64
+PER_SHARD = 64
 
 
 def sort_out(episodes: Sequence[tuple[Clip, bool]], method: Method, seed: int) -> dict[str, list[Clip]]:
@@ -50,46 +50,72 @@ def write_datasets(folder: Path, demonstrations: Path, sets: dict[str, list[Clip
 
   What is complete is kept.
   """
-  folder.mkdir(parents=True, exist_ok=True)
-  link = folder / TAUGHT
-  if not link.is_symlink():
-    link.symlink_to(demonstrations.absolute(), target_is_directory=True)
+  link(folder, demonstrations)
   for name, clips in sets.items():
     if not (folder / name / shards.MANIFEST).exists():
       own = (dataclasses.replace(clip, source=name) for clip in clips)
-      shards.write_shards(own, folder / name, name, _PER_SHARD)
+      shards.write_shards(own, folder / name, name, PER_SHARD)
   return {name: len(clips) for name, clips in sets.items()}
+
+
+def link(folder: Path, data: Path) -> None:
+  """Puts a dataset into the folder of a run's datasets, as TAUGHT."""
+  folder.mkdir(parents=True, exist_ok=True)
+  place = folder / TAUGHT
+  if not place.is_symlink():
+    place.symlink_to(data.absolute(), target_is_directory=True)
 
 
 def training(
   model: Path, saved: SavedModel, folder: Path, counts: dict[str, int], *, steps: int, learning_rate: float, seed: int
 ) -> ConfigDict:
-  """The config of the run that refines a model, for `training.curriculum.run`.
+  """The config of the run that refines a policy, for `training.curriculum.run`.
 
   Args:
-    model: folder of the model.
-    saved: what lies there.
-    folder: of the datasets.
-    counts: episodes of each beside the demonstrations, whose shares they divide.
-    steps: updates.
-    learning_rate: peak.
-    seed: of the run.
+    model, saved, folder, steps, learning_rate, seed: see `refining`.
+    counts: episodes of each dataset beside the demonstrations, whose shares they divide.
   """
   total = sum(counts.values())
   shares = {TAUGHT: 0.5 if total else 1.0, **{name: 0.5 * count / total for name, count in counts.items()}}
   assert saved.model_config.action is not None
   causal = saved.model_config.video.causal_history
   stage: dict[str, Any] = dict(
-    share=1.0,
     actions=True,
     mixture=dict(start=shares, end=shares),
-    instruction_share=(1.0, 1.0),
-    tasks=dict(ti2v=1.0),
     max_observed=max(1, (saved.clip_frames - 1) // saved.codec.time_stride) if causal else 1,
     crop="anywhere",
     frozen=("bridge/*", "video/*"),
     nft=dict(beta=1.0, lost=(LOST,)) if LOST in counts else None,
   )
+  options: dict[str, Any] = dict(steps=steps, learning_rate=learning_rate, seed=seed)
+  return refining(model, saved, folder, (TAUGHT, *counts), stage, **options)
+
+
+def refining(
+  model: Path,
+  saved: SavedModel,
+  folder: Path,
+  sources: tuple[str, ...],
+  stage: dict[str, Any],
+  *,
+  steps: int,
+  learning_rate: float,
+  seed: int,
+) -> ConfigDict:
+  """The config of a run that goes on with a saved model in one stage.
+
+  Args:
+    model: its folder.
+    saved: what lies there.
+    folder: of the datasets.
+    sources: their names; the first one's pictures have the model's size.
+    stage: what it says itself, beside what all such stages share.
+    steps: updates.
+    learning_rate: peak.
+    seed: of the run.
+  """
+  assert saved.model_config.action is not None
+  common = dict(share=1.0, instruction_share=(1.0, 1.0), tasks=dict(ti2v=1.0))
   return ConfigDict(
     dict(
       seed=seed,
@@ -97,7 +123,7 @@ def training(
       init_from=str(model),
       data=dict(
         folder=str(folder),
-        sources=(TAUGHT, *counts),
+        sources=sources,
         frames=saved.clip_frames,
         video_fps=saved.video_fps,
         action_horizon=saved.action_horizon,
@@ -133,6 +159,6 @@ def training(
         b2=0.99,
         weight_decay=1e-2,
       ),
-      stages=dict(refined=stage),
+      stages=dict(refined=common | stage),
     )
   )

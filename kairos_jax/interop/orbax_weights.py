@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from kairos_jax import files
+from kairos_jax import locations
 from kairos_jax.errors import KairosError
 from kairos_jax.interop.stream_writer import BUFFER, Slot, partial_of
 
@@ -86,7 +86,7 @@ class OrbaxWriter:
     """Files of data are never changed once they are written."""
     for path in self._partial.rglob("*"):
       if path not in self._synced:
-        files.sync(path)
+        locations.sync(path)
         if path.parent.name == "d":
           self._synced.add(path)
 

@@ -130,8 +130,8 @@ def train_step(run: RunConfig, contexts: PlannedContexts, stage: str, mesh: Mesh
   Raises:
     KairosError: the stage distills or learns from rollouts, whose frozen networks are not counted yet.
   """
-  if run.stages[stage].distill or run.stages[stage].nft:
-    raise KairosError(f"stages.{stage}.distill or nft is set; a plan knows stages without either")
+  if run.stages[stage].distill or run.stages[stage].nft or run.stages[stage].dpo:
+    raise KairosError(f"stages.{stage}.distill, nft or dpo is set; a plan knows stages without them")
   towers, codec, config = model_config(run, with_actions=run.stages[stage].actions), assembly.make_codec(run.codec), run
   frames = max(run.stages[stage].frames or (run.data.frames,))
   adapters = run.stages[stage].lora

@@ -24,8 +24,8 @@ def split(params: Params, stage: StageConfig, key: Array) -> tuple[Params, Param
   """
   if stage.distill:
     return distilling.begin(params, stage.distill), params
-  if stage.nft:
-    return {improving.TOWER: params[improving.TOWER]}, improving.frozen(params)
+  if stage.nft or stage.dpo:
+    return improving.split(params, improving.ACTION if stage.nft else improving.VIDEO)
   if stage.lora is None:
     return frozen_lib.split(params, (*ALWAYS_FROZEN, *stage.frozen))
   adapters = lora.init(params, lora_of(stage.lora), key)

@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from data_pipelines.shards import read_manifest
+from kairos_jax import locations
 from kairos_jax.errors import KairosError
 from kairos_jax.parallel import process
 from kairos_jax.parallel.mesh import check_batch, make_mesh
@@ -70,7 +71,7 @@ def claim(experiment: ConfigDict, workdir: Path | str) -> Iterator[RunConfig]:
 
 def _check_data(config: RunConfig) -> None:
   """That every dataset is there, and clips are left to train where some are held out."""
-  manifests = {name: read_manifest(Path(config.data.folder) / name) for name in config.data.sources}
+  manifests = {name: read_manifest(locations.at(config.data.folder) / name) for name in config.data.sources}
   if validation := config.validation:
     records = sum(shard["records"] for shard in manifests[validation.source]["shards"])
     if validation.clips >= records:

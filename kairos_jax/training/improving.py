@@ -1,4 +1,8 @@
-"""A stage in which the action tower learns from its own rollouts, those that went well and those that did not."""
+"""Stages in which one tower learns from rollouts while it is held to what it was, and all else is frozen.
+
+The action tower learns from what it did, well or badly. The video tower learns from pairs of imagined videos, the
+better of which is the left half of a picture and the worse one its right half.
+"""
 
 from typing import Any
 
@@ -8,22 +12,23 @@ from jaxtyping import Array
 
 from kairos_jax.flow.objective import Objective
 from kairos_jax.flow.objectives.nft import DiffusionNFT
-from kairos_jax.flow.objectives.towers import ActionNetworks
+from kairos_jax.flow.objectives.preference import FlowDPO
+from kairos_jax.flow.objectives.towers import ActionNetworks, VideoNetworks
 from kairos_jax.flow.schedule import ACTION_SHIFT
-from kairos_jax.training.run_config import NftConfig
+from kairos_jax.training.run_config import DpoConfig, NftConfig
 from kairos_jax.training.step import LossFn
 
 Params = dict[str, Any]
-TOWER, OLD = "action", "old"
+ACTION, VIDEO, OLD = "action", "video", "old"
 
 
-def frozen(params: Params) -> Params:
-  """What does not train: all other parts, and the tower as it acted."""
-  return {**{name: part for name, part in params.items() if name != TOWER}, OLD: params[TOWER]}
+def split(params: Params, tower: str) -> tuple[Params, Params]:
+  """What trains, and what does not: all other parts, and the tower as it was."""
+  return {tower: params[tower]}, {**{name: part for name, part in params.items() if name != tower}, OLD: params[tower]}
 
 
-def loss(objective: Objective, config: NftConfig, sources: list[str]) -> LossFn:
-  """The loss of parameters that have the tower as it acted beside the model's.
+def nft_loss(objective: Objective, config: NftConfig, sources: list[str]) -> LossFn:
+  """The loss of parameters that have the action tower as it acted beside the model's.
 
   Args:
     objective: of the stage.
@@ -38,6 +43,26 @@ def loss(objective: Objective, config: NftConfig, sources: list[str]) -> LossFn:
     data_key, key = jax.random.split(key)
     data = networks.data(params, batch, data_key)
     well = jnp.repeat(went_well[batch["source"]], objective.config.chunks_per_clip)
-    return nft(params[TOWER], params[OLD], data, well, key)
+    return nft(params[ACTION], params[OLD], data, well, key)
 
   return loss_fn
+
+
+def dpo_loss(objective: Objective, config: DpoConfig) -> LossFn:
+  """The loss of parameters that have the video tower as it was beside the model's, on batches of pairs."""
+  networks = VideoNetworks(objective)
+
+  def loss_fn(params: Params, batch: Any, key: Array) -> tuple[Array, dict[str, Array]]:
+    data_key, key = jax.random.split(key)
+    winner, loser = (networks.data(params, half, data_key) for half in halves(batch))
+    dpo = FlowDPO(networks.velocity, networks.shift(winner.x.shape), config.beta, config.supervised)
+    return dpo(params[VIDEO], params[OLD], winner, loser, key)
+
+  return loss_fn
+
+
+def halves(batch: Any) -> tuple[Any, Any]:
+  """The winners and the losers of a batch of pairs."""
+  width = batch["video"].shape[-2] // 2
+  winners, losers = batch["video"][..., :width, :], batch["video"][..., width:, :]
+  return {**batch, "video": winners}, {**batch, "video": losers}

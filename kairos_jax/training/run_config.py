@@ -200,6 +200,18 @@ class NftConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DpoConfig:
+  """Flow-DPO of the video tower on pairs of videos, held to the tower that it is when the stage begins.
+
+  Attributes:
+    beta, supervised: see `objectives.preference`.
+  """
+
+  beta: Positive
+  supervised: Annotated[float, Range(0)] = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class StageConfig:
   """One stage.
 
@@ -216,6 +228,7 @@ class StageConfig:
     frozen: patterns of the parameters that do not train in this stage, see `frozen.split`.
     distill: makes a student of one tower, while all parameters are frozen; None trains the towers.
     nft: trains the action tower on what it did itself, while all else is frozen; None trains by the objective.
+    dpo: trains the video tower on pairs, see `training.improving`, while all else is frozen; None likewise.
     lora: adapters that train, while all parameters but those it names are frozen; None trains the parameters.
   """
 
@@ -231,6 +244,7 @@ class StageConfig:
   lora: LoraConfig | None = None
   distill: DistillConfig | None = None
   nft: NftConfig | None = None
+  dpo: DpoConfig | None = None
   objective: Literal["kairos", "official_video"] = "kairos"
   frames: tuple[Count, ...] = ()
   resolution: Resolution | None = None
@@ -466,6 +480,8 @@ def _check_stage(run: RunConfig, name: str, stage: StageConfig) -> None:
   model_config(run, with_actions=stage.actions)
   if stage.distill:
     _check_distilling(run, name, stage, stage.distill)
+  if stage.dpo and (stage.actions or stage.lora or stage.distill or stage.nft or stage.objective != "kairos"):
+    raise refused(f"stages.{name}.dpo", stage.dpo, "without actions, lora, distill, nft and another objective")
   if stage.nft:
     if not stage.actions or stage.lora or stage.distill or run.train.max_delay:
       raise refused(f"stages.{name}.nft", stage.nft, "with actions, without lora, distill and train.max_delay")

@@ -15,7 +15,7 @@ from data_pipelines.held_out import hold_out
 from data_pipelines.loader import make_loader
 from data_pipelines.normalize import EmbodimentNormalizer
 from data_pipelines.source import ArrayRecordSource, ReadReport, Source
-from kairos_jax import assembly, seeds
+from kairos_jax import assembly, locations, seeds
 from kairos_jax.flow.objective import Objective
 from kairos_jax.flow.official import OfficialVideoObjective
 from kairos_jax.interfaces import ContextEncoder, VideoCodec
@@ -53,7 +53,7 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
   """`curriculum.run` for a caller that holds the folder already, see `curriculum.claim`."""
   report = ReadReport()
   sources: dict[str, Source] = {
-    name: ArrayRecordSource(Path(config.data.folder) / name, report) for name in config.data.sources
+    name: ArrayRecordSource(locations.at(config.data.folder) / name, report) for name in config.data.sources
   }
   normalizers, held_out = parts.units(sources, config.data.units), {}
   if config.validation:
@@ -96,8 +96,9 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   """All parameters after the stage: the averaged ones at its end, and at its best where validation kept that."""
   config, stage, steps = this.config, this.config.stages[name], stage_steps(this.config)[name]
   logging.info("stage %s: %d steps", name, steps)
-  # A tower that is distilled leaves its model's others as they are.
-  towers = model_config(config, with_actions=stage.actions or (bool(stage.distill) and "action" in {**start, **params}))
+  # A tower that learns alone leaves its model's others as they are.
+  alone = bool(stage.distill or stage.dpo)
+  towers = model_config(config, with_actions=stage.actions or (alone and "action" in {**start, **params}))
   init_key = jax.random.key(seeds.derive(config.seed, "stage", name, "init"))
   params = parts.grow(params, start, towers, this.encoder, init_key, config.init_from or "nothing", this.mesh)
   bridge: Params = {}
@@ -116,7 +117,9 @@ def _run_stage(this: _Run, name: str, params: Params, start: Params) -> tuple[Pa
   if stage.objective == "official_video":
     loss_fn = OfficialVideoObjective(model, this.encoder, this.codec, stage.tasks, scale)
   if stage.nft:
-    loss_fn = improving.loss(objective, stage.nft, sorted(this.sources))
+    loss_fn = improving.nft_loss(objective, stage.nft, sorted(this.sources))
+  if stage.dpo:
+    loss_fn = improving.dpo_loss(objective, stage.dpo)
   data = make_loader(
     this.sources,
     Mixture(stage.mixture.start, stage.mixture.end),

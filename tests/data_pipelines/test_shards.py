@@ -35,6 +35,17 @@ def test_shards_and_manifest(tmp_path):
   assert captions(tmp_path) == [f"clip {i}" for i in range(10)]
 
 
+def test_raw_records_are_larger_and_hold_the_same(tmp_path):
+  for kind in ("zstd", "raw"):
+    shards.write_shards([make_clip(i, 400) for i in range(3)], tmp_path / kind, "toy", 3, compressed=kind == "zstd")
+  small, large = ((tmp_path / kind / "toy-00000-of-00001.array_record").stat().st_size for kind in ("zstd", "raw"))
+  pixels = sum(make_clip(i, 400).cameras["front"].nbytes for i in range(3))
+  assert small < pixels < large
+  one, other = ArrayRecordSource(tmp_path / "zstd"), ArrayRecordSource(tmp_path / "raw")
+  for index in range(3):
+    np.testing.assert_array_equal(one[index].clip.cameras["front"], other[index].clip.cameras["front"])
+
+
 def test_a_smaller_dataset_leaves_nothing_of_a_larger_one(tmp_path):
   shards.write_shards((make_clip(i) for i in range(10)), tmp_path, "toy", 4)
   files = shards.write_shards((make_clip(i) for i in range(3)), tmp_path, "toy", 4)

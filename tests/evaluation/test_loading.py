@@ -21,7 +21,9 @@ def folder(tmp_path_factory):
 def test_every_turn_counts_its_clips(folder, monkeypatch):
   monkeypatch.setattr(loading, "BATCHES", 2)
   rates = loading.measure(folder, None, rounds=3)
-  assert list(rates) == ["records", "mp4, in order"] and all(len(every) == 3 for every in rates.values())
+  assert list(rates) == ["records", "records, raw", "mp4, in order"] and all(
+    len(every) == 3 for every in rates.values()
+  )
   assert all(rate.wall > 0 and rate.processor > 0 for every in rates.values() for rate in every)
   assert loading.medians({"x": [loading.Rate(3.0, 1.0), loading.Rate(1.0, 2.0), loading.Rate(2.0, 9.0)]}) == {
     "x": loading.Rate(2.0, 2.0)

@@ -1,7 +1,7 @@
 """openpi's own client, unmodified, where KAIROS_OPENPI_PYTHON names an interpreter that has `openpi-client`.
 
-It needs numpy before 2, so it lives in an environment of its own. Where KAIROS_MODEL names a trained model of CueReach
-too, the client drives the robot through episodes.
+It needs numpy before 2, so it lives in an environment of its own, with typing_extensions, which it does not ask for.
+Where KAIROS_MODEL names a trained model of CueReach too, the client drives the robot through episodes.
 """
 
 import io

@@ -16,7 +16,7 @@ from kairos_jax.training import frozen as frozen_lib
 from kairos_jax.training.run_config import NftConfig
 from tests import tiny
 
-STAGE = SimpleNamespace(distill=None, nft=NftConfig(1.0, ("lost",)), lora=None)
+STAGE = SimpleNamespace(distill=None, nft=NftConfig(1.0, ("lost",)), dpo=None, lora=None)
 
 
 @pytest.mark.mistakes
@@ -41,7 +41,7 @@ def test_the_action_tower_trains_beside_itself_as_it_acted(tiny_saved, monkeypat
     return inner(self, params, old, data, well, key)
 
   monkeypatch.setattr(DiffusionNFT, "__call__", watched)
-  loss_fn = improving.loss(objective, STAGE.nft, ["lost", "taught", "won"])
+  loss_fn = improving.nft_loss(objective, STAGE.nft, ["lost", "taught", "won"])
   gradient = jax.grad(lambda action: loss_fn(frozen_lib.merge({"action": action}, frozen), batch, key)[0])
   shapes = jax.eval_shape(gradient, params["action"])  # all of it is traced, and nothing compiled
   assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params["action"])
@@ -56,6 +56,6 @@ def test_only_what_is_named_went_badly(monkeypatch):
   )
   monkeypatch.setattr(improving, "DiffusionNFT", lambda *_: lambda params, old, data, well, key: told.append(well))
   objective = SimpleNamespace(config=SimpleNamespace(chunks_per_clip=2))
-  loss_fn = improving.loss(objective, dataclasses.replace(STAGE.nft), ["lost", "taught", "won"])
+  loss_fn = improving.nft_loss(objective, dataclasses.replace(STAGE.nft), ["lost", "taught", "won"])
   loss_fn({"action": 1, "old": 2}, {"source": jnp.array([1, 0, 2])}, jax.random.key(0))
   np.testing.assert_array_equal(told[0], [1, 1, 0, 0, 1, 1])

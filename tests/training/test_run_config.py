@@ -6,6 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments import cue_reach, curriculum_ablation
+from experiments import curriculum as papers
 from kairos_jax.errors import KairosError
 from kairos_jax.training import curriculum
 from kairos_jax.training.run_config import OPERATIONAL_KEYS, model_config, parse_run, stage_steps
@@ -21,6 +22,16 @@ def config_with(**changes):
       place = place[name]
     place[last] = value
   return ConfigDict(values)
+
+
+def test_the_small_curriculum_trains_all_robots_together():
+  robots = ("robot", "metaworld", "fetch", "libero")
+  run = parse_run(papers.get_config("small=" + "+".join(robots)))
+  assert run.data.sources == ("physics", "hand", *robots)
+  assert [name for name in run.order if run.stages[name].actions] == ["robot"]
+  assert dict(run.stages["robot"].mixture.start) == dict.fromkeys(robots, 0.25)
+  action = model_config(run, with_actions=True).action
+  assert (action.action_dim, action.state_dim) == (7, 8)  # LIBERO's, the widest
 
 
 def test_experiments_are_allowed():

@@ -40,6 +40,16 @@ class FlowDPO:
     self, params: Params, reference: Params, winner: Data, loser: Data, key: Array
   ) -> tuple[Float[Array, ""], Metrics]:
     """The loss and its parts; "accuracy" is the share of pairs whose winner gained more than its loser."""
+    margin, won = self.margins(params, reference, winner, loser, key)
+    preference = -jnp.mean(jax.nn.log_sigmoid(0.5 * self.beta * margin))
+    loss = preference + self.supervised * jnp.mean(won)
+    accuracy = jnp.mean(margin > 0, dtype=jnp.float32)
+    return loss, {"loss_preference": preference, "loss_winner": jnp.mean(won), "accuracy": accuracy}
+
+  def margins(
+    self, params: Params, reference: Params, winner: Data, loser: Data, key: Array
+  ) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
+    """Of each pair: by how much its winner gained more than its loser, and the winner's error."""
     sigma, noise = draw(key, winner.x, self.shift)
 
     def error(network: Params, data: Data) -> Float[Array, "B"]:
@@ -48,8 +58,4 @@ class FlowDPO:
 
     won, lost = error(params, winner), error(params, loser)
     before = jax.lax.stop_gradient(error(reference, winner) - error(reference, loser))
-    margin = before - (won - lost)
-    preference = -jnp.mean(jax.nn.log_sigmoid(0.5 * self.beta * margin))
-    loss = preference + self.supervised * jnp.mean(won)
-    accuracy = jnp.mean(margin > 0, dtype=jnp.float32)
-    return loss, {"loss_preference": preference, "loss_winner": jnp.mean(won), "accuracy": accuracy}
+    return before - (won - lost), won

@@ -67,7 +67,11 @@ class VideoNetworks:
 
   def levels(self, steps: int, shape: tuple[int, ...]) -> Schedule:
     """Of a teacher's sampler, for latents of this shape, [B F h w C]."""
-    return flow_schedule(steps, video_shift(self.objective.model.config.video.tokens_per_frame(*shape[2:4]), shape[1]))
+    return flow_schedule(steps, self.shift(shape))
+
+  def shift(self, shape: tuple[int, ...]) -> float:
+    """Of the noise levels of latents of this shape, [B F h w C]."""
+    return video_shift(self.objective.model.config.video.tokens_per_frame(*shape[2:4]), shape[1])
 
   def _read(self, tower: Params, noisy: Array, sigma: Array, given: VideoCondition, context: Context) -> Array:
     latents = jnp.where(given.is_history[..., None, None, None], given.history, noisy)

@@ -15,9 +15,10 @@ from data_pipelines.curation import caption, contact_sheet, decide, ingest, oper
 from data_pipelines.curation.caption import Ensemble
 from data_pipelines.curation.captions import Rubric, TemplateCaptioner, agreeing
 from data_pipelines.curation.decide import Rules
-from data_pipelines.curation.ledger import Ledger
 from data_pipelines.curation.operators import light
 from data_pipelines.curation.workspace import Workspace
+from data_pipelines.engines.ledger import Ledger
+from data_pipelines.engines.pool import HERE, Pool
 from data_pipelines.source import ArrayRecordSource
 from data_pipelines.sources import Cut
 from data_pipelines.sources.lerobot_writer import write_lerobot
@@ -35,11 +36,11 @@ def begin(folder, raw):
   return Workspace.begin(folder, "videos", raw, CUT)
 
 
-def curate(folder, raw, processes=1):
+def curate(folder, raw, engine=HERE):
   workspace = begin(folder, raw)
   for _ in ingest.ingest(workspace):
     pass
-  for _ in score.score(workspace, operators.DEFAULT, processes):
+  for _ in score.score(workspace, operators.DEFAULT, engine):
     pass
   decide.decide(workspace, Rules())
   for _ in caption.caption(workspace, ENSEMBLE):
@@ -118,8 +119,8 @@ def test_other_bounds_are_decided_without_reading_a_video(done, tmp_path, monkey
 
 
 def test_several_processes_decide_and_pack_the_same(done, raw, tmp_path):
-  workspace = curate(tmp_path / "work", raw, processes=2)
-  pack.pack(workspace, tmp_path / "out", "videos", processes=2)
+  workspace = curate(tmp_path / "work", raw, Pool(2))
+  pack.pack(workspace, tmp_path / "out", "videos", engine=Pool(2))
   assert digests(tmp_path / "out") == digests(done[1])
   assert (workspace.folder / decide.DECISIONS).read_bytes() == (done[0].folder / decide.DECISIONS).read_bytes()
 
@@ -133,7 +134,7 @@ def test_scoring_that_is_interrupted_measures_no_clip_twice(raw, tmp_path, monke
   workspace = begin(tmp_path / "work", raw)
   list(ingest.ingest(workspace))
   measured = []
-  original = score._Scoring._score
+  original = score.Measures.score
 
   def counted(self, operator, view):
     if operator.name == "blur":
@@ -143,7 +144,7 @@ def test_scoring_that_is_interrupted_measures_no_clip_twice(raw, tmp_path, monke
       measured.append(view.clip.provenance["episode"])
     return original(self, operator, view)
 
-  monkeypatch.setattr(score._Scoring, "_score", counted)
+  monkeypatch.setattr(score.Measures, "score", counted)
   with pytest.raises(Stop):
     list(score.score(workspace, operators.DEFAULT))
   list(score.score(workspace, operators.DEFAULT))
@@ -173,7 +174,7 @@ def test_an_operator_that_fails_rejects_its_clip_with_the_reason(raw, tmp_path, 
     raise_it = operator.name == "blur" and view.clip.provenance["episode"] == "f_good.mp4"
     return {"version": 1, "error": "ValueError: odd"} if raise_it else {"version": 1, "score": 100.0}
 
-  monkeypatch.setattr(score._Scoring, "_score", broken)
+  monkeypatch.setattr(score.Measures, "score", broken)
   list(score.score(workspace, ["blur"]))
   decide.decide(workspace, Rules(["blur"]))
   assert verdicts(workspace)["f_good.mp4"] == [["blur"]] and verdicts(workspace)["j_good.mp4"] == ["kept"]

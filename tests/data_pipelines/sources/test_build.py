@@ -13,6 +13,7 @@ import pytest
 from data_pipelines import embodiments, shards
 from data_pipelines.curriculum.buckets import Shapes
 from data_pipelines.curriculum.schedule import Mixture
+from data_pipelines.engines.pool import Pool
 from data_pipelines.loader import make_loader
 from data_pipelines.normalize import make_normalizers
 from data_pipelines.source import ArrayRecordSource
@@ -168,10 +169,10 @@ def test_a_kill_at_every_step_of_the_last_leg_leaves_the_bytes_of_one_run(tmp_pa
 def test_several_processes_give_the_bytes_of_one(tmp_path):
   """Also where a part's own first clip is not of the shape of the dataset's first."""
   build(recordings(), tmp_path / "1", "toy", {})
-  build(recordings(), tmp_path / "2", "toy", {}, reopen=recordings, processes=2)
+  build(recordings(), tmp_path / "2", "toy", {}, reopen=recordings, engine=Pool(2))
   assert digests(tmp_path / "1") == digests(tmp_path / "2")
   build(odd(), tmp_path / "odd", "toy", {})
-  build(odd(), tmp_path / "odd2", "toy", {}, reopen=odd, processes=3)
+  build(odd(), tmp_path / "odd2", "toy", {}, reopen=odd, engine=Pool(3))
   assert digests(tmp_path / "odd") == digests(tmp_path / "odd2")
   assert shards.read_manifest(tmp_path / "odd")["recipe"]["read"]["left_out"] == {
     "damaged": 3,
@@ -228,7 +229,7 @@ def test_nothing_could_be_read(tmp_path):
 
 
 def test_a_full_disk_is_an_error_and_not_a_hole(tmp_path, monkeypatch):
-  def full(*args):
+  def full(*args, **kwargs):
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(shards, "write_shard", full)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.curation import pool
+from data_pipelines.engines import pool
 
 
 class Work:

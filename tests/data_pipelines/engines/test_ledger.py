@@ -2,8 +2,8 @@
 
 import pytest
 
-from data_pipelines.curation import ledger
-from data_pipelines.curation.ledger import Ledger
+from data_pipelines.engines import ledger
+from data_pipelines.engines.ledger import Ledger
 from kairos_jax.errors import KairosError
 
 ENTRIES = [{"clip": "ä.mp4#0-7", "score": 0.1 * i, "text": "line\nbreak" * i} for i in range(5)]

@@ -9,7 +9,9 @@ from typing import Any
 
 from absl import logging
 
+from kairos_jax import locations
 from kairos_jax.errors import KairosError
+from kairos_jax.locations import Location
 
 
 class Ledger:
@@ -21,13 +23,15 @@ class Ledger:
   What a writer that was killed has left of a last line is removed on opening.
   """
 
-  def __init__(self, path: str | Path):
-    self._path = Path(path)
+  def __init__(self, path: str | Location):
+    self._path = locations.at(path)
 
   def __enter__(self) -> "Ledger":
     self._path.parent.mkdir(parents=True, exist_ok=True)
-    self._file = self._path.open("a+b")
-    self._file.truncate(_whole(self._file.seek(0, os.SEEK_END), self._path))
+    self._growing = locations.growing(self._path)
+    here, self._added = self._growing.__enter__()
+    self._file = here.open("a+b")
+    self._file.truncate(_whole(self._file.seek(0, os.SEEK_END), here))
     return self
 
   def append(self, entry: dict[str, Any]) -> None:
@@ -42,6 +46,7 @@ class Ledger:
       raise KairosError(f"ledger {self._path}: an entry is not JSON: {error}") from error
     self._file.write(line.encode("utf-8", "replace") + b"\n")
     self._file.flush()
+    self._added()
 
   def __exit__(
     self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -50,15 +55,16 @@ class Ledger:
       os.fsync(self._file.fileno())
     finally:
       self._file.close()
+      self._growing.__exit__(None, None, None)
 
 
-def read(path: str | Path) -> Iterator[dict[str, Any]]:
+def read(path: str | Location) -> Iterator[dict[str, Any]]:
   """The entries of a ledger, in order; none if there is no file.
 
   A line without an end, which its writer may still be writing, is no entry. One that is not JSON, as a disk that was
   full may leave, is told and passed over.
   """
-  path = Path(path)
+  path = locations.at(path)
   if not path.is_file():
     return
   with path.open("rb") as file:

@@ -1,19 +1,51 @@
 """Work on many items in several processes, of which any may die."""
 
 import concurrent.futures
+import contextlib
+import dataclasses
+import functools
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from data_pipelines import worker
+from data_pipelines.engines.base import Asked, Entry, Work, WorkerDied
+from data_pipelines.engines.ledger import Ledger
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class WorkerDied(Exception):
-  """A process ended while it worked on this item alone: it ran out of memory, or a library crashed."""
+@dataclasses.dataclass(frozen=True)
+class Pool:
+  """An engine: processes of this machine, each of which does both steps. With 1, this process does them."""
+
+  processes: int = 1
+
+  def __call__(self, work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, list[Entry] | WorkerDied]]:
+    """See `base.Engine`."""
+    return run(functools.partial(_BothSteps, work), items, self.processes)
+
+
+HERE = Pool()  # in this process
+
+
+class _BothSteps:
+  """Both steps of a work, in one process."""
+
+  def __init__(self, work: Work):
+    self._work, self._read, self._answer = work, work.reader(), work.answerer()
+
+  def __call__(self, item: Any) -> list[Entry]:
+    entries = []
+    path = self._work.ledger(item)
+    with Ledger(path) if path else contextlib.nullcontext() as book:
+      for found in self._read(item):
+        entries.append(self._answer(found) if isinstance(found, Asked) else found)
+        if book:
+          book.append(entries[-1])
+    return entries
 
 
 def run(
@@ -59,7 +91,7 @@ def _together(
 ) -> Iterator[tuple[Item, Result]]:
   """Hands out an item as soon as one is done, so that a death concerns few."""
   spawn = multiprocessing.get_context("spawn")
-  with concurrent.futures.ProcessPoolExecutor(processes, spawn, _begin, (make,)) as executor:
+  with concurrent.futures.ProcessPoolExecutor(min(processes, len(items)), spawn, _begin, (make,)) as executor:
     running: dict[concurrent.futures.Future[Result], Item] = {}
     for item in items:
       running[executor.submit(_call, item)] = item

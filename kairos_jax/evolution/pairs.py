@@ -1,0 +1,123 @@
+"""Pairs of imagined videos: rollouts of one prompt are ranked by a score or by people, and two of them lie together.
+
+A prompt is the beginning of an episode of the embedded simulator and its instruction. The rollouts of a few prompts are
+one file, so a run that was killed goes on.
+"""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from data_pipelines.records import Clip
+from data_pipelines.simulate.filming import simulated_clip
+from kairos_jax import console, files, media, seeds
+from kairos_jax.errors import KairosError
+from kairos_jax.evaluation import foresight, rollout
+from kairos_jax.evaluation.scene_scores import SCORES, Imagined
+from kairos_jax.interfaces import num_frames
+from kairos_jax.runtime import WorldModel
+
+_CHUNK = 8  # prompts at once
+SOURCE = "pairs"
+
+
+class Rollouts(NamedTuple):
+  """Of P prompts: what was seen, what came in truth, the instructions, and N videos of each."""
+
+  seen: UInt8[np.ndarray, "P S H W 3"]
+  future: UInt8[np.ndarray, "P T H W 3"]
+  instructions: list[str]
+  videos: UInt8[np.ndarray, "P N T H W 3"]
+
+  def scores(self, name: str) -> Float[np.ndarray, "P N"]:
+    """What one of `SCORES` says of each video."""
+    every = zip(self.seen, self.videos, self.future, strict=True)
+    return np.array([[SCORES[name](Imagined(s, video, f)) for video in videos] for s, videos, f in every])
+
+
+def imagine(model: WorldModel, prompts: int, samples: int, seed: int, folder: Path) -> Rollouts:
+  """Rolls out each prompt that `seed` gives; what lies in the folder is not run again.
+
+  Raises:
+    KairosError: the model does not imagine the simulator's clips, see `foresight.unseen_clips`.
+  """
+  clips, instructions = foresight.unseen_clips(model, prompts, seed)
+  seen, future = np.split(clips, [num_frames(model.codec, foresight.SEEN)], axis=1)
+  with console.progress("imagined", prompts) as bar:
+    for first in range(0, prompts, _CHUNK):
+      path = folder / f"{first:06d}.npz"
+      if not path.exists():
+        chunk = slice(first, first + _CHUNK)
+        videos = _videos(model, seen[chunk], instructions[chunk], future.shape[1], samples, seeds.derive(seed, first))
+        with files.replaced(path) as partial:
+          np.savez_compressed(partial, videos=videos)
+      bar.update(min(prompts, first + _CHUNK))
+  paths = [folder / f"{first:06d}.npz" for first in range(0, prompts, _CHUNK)]
+  return Rollouts(seen, future, instructions, np.concatenate([np.load(path)["videos"] for path in paths]))
+
+
+def _videos(
+  model: WorldModel,
+  seen: UInt8[np.ndarray, "P S H W 3"],
+  instructions: Sequence[str],
+  frames: int,
+  samples: int,
+  seed: int,
+) -> UInt8[np.ndarray, "P N T H W 3"]:
+  stream = model.prefill(np.repeat(seen, samples, axis=0), [text for text in instructions for _ in range(samples)])
+  step = num_frames(model.codec, 1, begins=False)
+  videos = np.concatenate(list(rollout.segments(model, stream, frames // step, step, seed)), axis=1)
+  return videos.reshape(len(seen), samples, *videos.shape[1:])
+
+
+def film(rollouts: Rollouts, folder: Path, fps: float) -> None:
+  """Writes a video for each prompt, its rollouts beside each other, for people who choose."""
+  folder.mkdir(parents=True, exist_ok=True)
+  for number, videos in enumerate(rollouts.videos):
+    media.write_mp4(folder / f"{number:06d}.mp4", media.mosaic(list(videos), len(videos)), fps)
+
+
+def ranked(scores: Float[np.ndarray, "P N"]) -> list[tuple[int, int, int]]:
+  """(prompt, best, worst) of each prompt whose rollouts differ."""
+  rows = enumerate(scores)
+  return [(prompt, int(row.argmax()), int(row.argmin())) for prompt, row in rows if row.max() > row.min()]
+
+
+def chosen(path: Path, prompts: int, samples: int) -> list[tuple[int, int, int]]:
+  """(prompt, better, worse) of each line of a CSV with the columns prompt, winner and loser, counted from 0.
+
+  Raises:
+    KairosError: a column is missing, or a number is no prompt's or no rollout's.
+  """
+  with open(path, newline="") as file:
+    lines = csv.DictReader(file)
+    if missing := {"prompt", "winner", "loser"} - set(lines.fieldnames or ()):
+      raise KairosError(f"{path} has no column {min(missing)}; allowed: prompt, winner, loser")
+    found = []
+    for number, line in enumerate(lines, 2):
+      try:
+        prompt, winner, loser = int(line["prompt"]), int(line["winner"]), int(line["loser"])
+      except (TypeError, ValueError):
+        raise KairosError(f"{path}, line {number}: prompt, winner and loser must be whole numbers") from None
+      if not 0 <= prompt < prompts or winner == loser or not {winner, loser} <= set(range(samples)):
+        allowed = f"prompts to {prompts - 1}, and two of the rollouts 0 to {samples - 1}"
+        raise KairosError(f"{path}, line {number}: prompt {prompt}, {winner} over {loser}; allowed: {allowed}")
+      found.append((prompt, winner, loser))
+    return found
+
+
+def clips(rollouts: Rollouts, pairs: Sequence[tuple[int, int, int]]) -> Iterator[Clip]:
+  """A clip for each pair: the winner on the left, the loser on the right, what was seen before both."""
+  for prompt, winner, loser in pairs:
+    halves = [np.concatenate([rollouts.seen[prompt], rollouts.videos[prompt, number]]) for number in (winner, loser)]
+    yield simulated_clip(
+      list(np.concatenate(halves, axis=2)),
+      source=SOURCE,
+      embodiment="none",
+      caption=rollouts.instructions[prompt],
+      instruction=rollouts.instructions[prompt],
+    )
