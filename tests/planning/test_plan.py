@@ -106,7 +106,7 @@ def test_work_by_formula():
     ),
     (["--config=experiments/pods.py", "--topology=v5e:2x4", "--height=8"], "--height and --width go together"),
     (["--config=experiments/pods.py", "--topology=v5e:2x4", "--stage=hand"], "--stage is 'hand'; allowed: robot"),
-    (["--config=experiments/pods.py", "--topology=v5e:2x4"], "config key mesh is data 1 x fsdp 64"),
+    (["--config=experiments/pods.py", "--topology=v5e:2x4"], "config key mesh is data 1 x fsdp 32"),
   ],
 )
 def test_mistakes_are_one_line(line, said, capsys):
