@@ -18,6 +18,7 @@ def clips(tmp_path_factory):
   return ArrayRecordSource(folder / "robot")
 
 
+@pytest.mark.slow
 def test_what_matrices_make_of_held_out_clips_is_nearer(tiny_saved, clips):
   training, held = hold_out(clips, 4)
   moments = calibration.input_moments(tiny_saved, training, clips=8)
