@@ -20,6 +20,7 @@ from typing import Any
 
 from absl import flags
 
+from kairos_jax.cli import arguments
 from kairos_jax.errors import KairosError
 
 
@@ -43,7 +44,7 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "of weights and computation", flag_values=table)
 
 
-def run(values: flags.FlagValues, arguments: list[str]) -> int:
+def run(values: flags.FlagValues, positional: list[str]) -> int:
   """Writes one chunk.
 
   Raises:
@@ -55,8 +56,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   from kairos_jax import console, files, released
   from kairos_jax.released import estimate, policy, weights
 
-  if arguments:
-    raise KairosError(f"act takes no argument but flags; got {' '.join(arguments)}")
+  arguments.flags_only("act", positional)
   acting = [name for name in released.names() if released.find(name).config.robot is not None]
   if not values.model:
     raise KairosError(f"flag --model is missing; allowed: {', '.join(acting)}")

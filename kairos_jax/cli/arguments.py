@@ -42,6 +42,27 @@ def parse(table: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     raise KairosError(_one_line(str(error))) from None
 
 
+def flags_only(command: str, positional: Sequence[str]) -> None:
+  """That a command was given nothing but flags.
+
+  Raises:
+    KairosError: it was given more.
+  """
+  if positional:
+    raise KairosError(f"{command} takes no argument but flags; got {' '.join(positional)}")
+
+
+def need_folders(values: flags.FlagValues, names: Iterable[str]) -> None:
+  """That flags which name folders are given.
+
+  Raises:
+    KairosError: one is missing.
+  """
+  for name in names:
+    if not values[name].value:
+      raise KairosError(f"flag --{name} is missing; allowed: a folder")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
   """`"; did you mean X?"` for the closest of the known words, or an empty string."""
   close = difflib.get_close_matches(word, list(known), n=1)

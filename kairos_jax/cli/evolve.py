@@ -25,10 +25,9 @@ from typing import Any
 
 from absl import flags
 
-from kairos_jax.errors import KairosError
+from kairos_jax.cli import arguments
 
 _METHODS = ["filtered", "nft", "demonstrations", "placebo"]
-_FOLDERS = ("model", "demonstrations", "out")
 
 
 def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -53,11 +52,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
   Raises:
     KairosError: a flag is missing, or see `rounds.evolve`.
   """
-  if positional:
-    raise KairosError(f"evolve takes no argument but flags; got {' '.join(positional)}")
-  for flag in _FOLDERS:
-    if not values[flag].value:
-      raise KairosError(f"flag --{flag} is missing; allowed: a folder")
+  arguments.flags_only("evolve", positional)
+  arguments.need_folders(values, ("model", "demonstrations", "out"))
   import dataclasses
 
   from data_pipelines.simulate.environments import ENVIRONMENTS

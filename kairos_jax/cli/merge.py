@@ -27,6 +27,7 @@ from typing import Any
 
 from absl import flags
 
+from kairos_jax.cli import arguments
 from kairos_jax.errors import KairosError
 
 _METHODS = ["soup", "ties", "dare", "cart", "wudi"]
@@ -58,7 +59,7 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_integer("clips", 16, "clips of each dataset", flag_values=table)
 
 
-def run(values: flags.FlagValues, arguments: list[str]) -> None:
+def run(values: flags.FlagValues, positional: list[str]) -> None:
   """Merges, and measures where there is data.
 
   Raises:
@@ -67,8 +68,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
   for flag, allowed in (("models", "two or more"), ("method", ", ".join(_METHODS)), ("out", "a folder to write to")):
     if not values[flag].value:
       raise KairosError(f"flag --{flag} is missing; allowed: {allowed}")
-  if arguments:
-    raise KairosError(f"merge takes no argument but flags; got {' '.join(arguments)}")
+  arguments.flags_only("merge", positional)
   import dataclasses
 
   from kairos_jax import console, files

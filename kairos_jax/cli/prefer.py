@@ -29,10 +29,9 @@ from typing import Any
 
 from absl import flags
 
-from kairos_jax.errors import KairosError
+from kairos_jax.cli import arguments
 
 _SCORES = ["arm", "balls", "truth", "task", "quality"]
-_FOLDERS = ("model", "data", "out")
 
 
 def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -58,11 +57,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
   Raises:
     KairosError: a flag is missing, or see `preferences.prefer`.
   """
-  if positional:
-    raise KairosError(f"prefer takes no argument but flags; got {' '.join(positional)}")
-  for flag in _FOLDERS:
-    if not values[flag].value:
-      raise KairosError(f"flag --{flag} is missing; allowed: a folder")
+  arguments.flags_only("prefer", positional)
+  arguments.need_folders(values, ("model", "data", "out"))
   import dataclasses
 
   from kairos_jax.evolution.preferences import Preferences, prefer, show

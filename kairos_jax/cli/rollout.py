@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from kairos_jax.cli import arguments
+
 if TYPE_CHECKING:
   from kairos_jax.evaluation.rollout import Cost
 
@@ -35,7 +37,7 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_integer("seed", 0, "of the episode and of the noise", lower_bound=0, flag_values=table)
 
 
-def run(values: flags.FlagValues, arguments: list[str]) -> int:
+def run(values: flags.FlagValues, positional: list[str]) -> int:
   """Streams one rollout to files.
 
   Raises:
@@ -54,8 +56,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
   from kairos_jax.interfaces import num_frames
   from kairos_jax.model.memory import require_constant_size
 
-  if arguments:
-    raise KairosError(f"rollout takes no argument but flags; got {' '.join(arguments)}")
+  arguments.flags_only("rollout", positional)
   if not math.isfinite(values.minutes):  # NaN passes the flag's own bound
     raise KairosError(f"flag --minutes={values.minutes}: a finite number is needed")
   model = runtime.load(values.model)

@@ -109,14 +109,9 @@ def _turns(line: str, bodies: Mapping[str, list[str]], around: Sequence[str]) ->
   if known := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', line):
     return int(known[1])
   condition = re.search(r"condition=%?([\w.\-]+)", line)
-  limits = [
-    int(number[1])
-    for inner in bodies.get(condition[1] if condition else "", ())
-    if (number := re.search(r"= [su]32\[\]\S* constant\((\d+)\)", inner))
-  ]
-  if len(limits) != 1:
-    return 1
-  return max(limits[0] - _first_number(line, bodies[condition[1]] if condition else (), around), 1)
+  body = bodies.get(condition[1], []) if condition else []
+  limits = [int(number[1]) for each in body if (number := re.search(r"= [su]32\[\]\S* constant\((\d+)\)", each))]
+  return max(limits[0] - _first_number(line, body, around), 1) if len(limits) == 1 else 1
 
 
 def _first_number(line: str, condition: Sequence[str], around: Sequence[str]) -> int:
