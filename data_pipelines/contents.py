@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from data_pipelines.records import Clip
+from data_pipelines import records
+from data_pipelines.records import Clip, Encoding
 from kairos_jax.errors import KairosError
 
 
@@ -13,7 +14,7 @@ class Contents:
   """Of one source. All its clips have one embodiment, the same cameras and sizes, and the same dimensions."""
 
   embodiment: str
-  cameras: Mapping[str, tuple[int, int]]  # height, width
+  cameras: Mapping[str, tuple[int, int]]  # height, width; {} where there are latents
   state_dim: int
   action_dim: int
   licenses: tuple[str, ...]
@@ -23,6 +24,7 @@ class Contents:
   frames: tuple[int, int, int]  # of a clip at least and at most, and of all
   seconds: float  # of all
   labeled: bool  # whether any state or action is
+  encoding: Encoding | None = None  # of the latents that stand in the place of pictures
 
   @classmethod
   def of_clip(cls, clip: Clip) -> "Contents":
@@ -39,12 +41,13 @@ class Contents:
       frames=(clip.frames, clip.frames, clip.frames),
       seconds=clip.frames / clip.video_fps,
       labeled=bool(clip.state_mask.any() and clip.state.shape[1] or clip.action_mask.any() and clip.action.shape[1]),
+      encoding=clip.latents.encoding if clip.latents else None,
     )
 
   @property
   def shape(self) -> tuple[object, ...]:
     """What every clip must share."""
-    return self.embodiment, self.cameras, self.state_dim, self.action_dim
+    return self.embodiment, self.cameras, self.state_dim, self.action_dim, self.encoding
 
   def merged(self, other: "Contents") -> "Contents":
     """Of both together.
@@ -54,7 +57,8 @@ class Contents:
     """
     if self.shape != other.shape:
       raise KairosError(
-        f"clips of one source must agree in (embodiment, cameras, state, action): {self.shape} and {other.shape}"
+        "clips of one source must agree in (embodiment, cameras, state, action, encoding): "
+        f"{self.shape} and {other.shape}"
       )
     return dataclasses.replace(
       self,
@@ -73,7 +77,9 @@ class Contents:
 
   def to_json(self) -> dict[str, Any]:
     """As JSON values."""
-    return dataclasses.asdict(self)
+    values = dataclasses.asdict(self)
+    encoding = values.pop("encoding")
+    return values | ({"encoding": list(encoding)} if encoding else {})
 
   @classmethod
   def from_json(cls, values: Mapping[str, Any]) -> "Contents":
@@ -83,11 +89,12 @@ class Contents:
       KairosError: a key is missing or of another kind.
     """
     try:
-      fields = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+      fields = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name != "encoding"}
       fields["cameras"] = {name: (int(height), int(width)) for name, (height, width) in fields["cameras"].items()}
       for name in ("licenses", "video_fps", "action_hz", "frames"):
         fields[name] = tuple(fields[name])
-      return cls(**fields)
+      encoding = values.get("encoding")
+      return cls(**fields, encoding=encoding and records.encoding(encoding))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
       raise KairosError(f"not a description of a source: {str(values)[:80]} ({error})") from error
 
@@ -95,4 +102,5 @@ class Contents:
 def shape_of(clip: Clip) -> tuple[object, ...]:
   """`Contents.shape` of one clip."""
   cameras = {name: video.shape[1:3] for name, video in clip.cameras.items()}
-  return clip.embodiment, cameras, clip.state.shape[1], clip.action.shape[1]
+  encoding = clip.latents.encoding if clip.latents else None
+  return clip.embodiment, cameras, clip.state.shape[1], clip.action.shape[1], encoding

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import grain
 import numpy as np
@@ -16,12 +16,12 @@ from data_pipelines.curriculum.permutation import Permutation
 from data_pipelines.curriculum.plan import Filters, Records, Stream, plan
 from data_pipelines.curriculum.schedule import Mixture, Schedule, linear
 from data_pipelines.normalize import EmbodimentNormalizer
-from data_pipelines.sampling import Sample, Window
+from data_pipelines.records import Encoding
+from data_pipelines.sampling import Crop, Sample, Window, first_frame
 from data_pipelines.source import Record, Source
 from kairos_jax.errors import KairosError
 from kairos_jax.seeds import derive
 
-Crop = Literal["start", "random", "anywhere"]
 _LARGE = 2**20  # bytes of a sample's video
 _READ_AHEAD = 2**30  # bytes of samples that wait in all buckets together, at most; one sample waits in any case
 Tokenize = Callable[[str], PyTree[np.ndarray]]
@@ -65,6 +65,7 @@ def make_loader(
     steps: batches of the stage.
     crop: where a sample starts in a longer clip: at its start; at random, so that it is filled; or half of the time at
       the start and else anywhere, the end being padded: a robot then learns to begin in the middle of a task.
+      Latents have been cropped when they were made.
     instruction_share: of samples told by their instruction (or a paraphrase of it) instead of their caption, at the
       start and the end.
     state_dim, action_dim: S and A of the batches; an embodiment that has fewer is padded and masked.
@@ -73,11 +74,12 @@ def make_loader(
     process_index, process_count: this process's share of the samples: of each batch its rows, which are neighbors.
 
   Returns:
-    A grain iterator (`get_state`, `set_state`, grain.checkpoint) of numpy dictionaries: video uint8 [B, T, H, W, 3],
-    length int32 [B] (valid frames), tokens (what `tokenize` gives, with a leading B), state float32 [B, T, S],
-    state_mask bool [B, T, S], action float32 [B, N, A], action_mask bool [B, N, A], action_hz float32 [B], fps float32
-    [B], embodiment int32 [B] (index into the sorted `normalizers`, -1 if it has none), source int32 [B] (index into
-    the sorted names of `sources`), id str [B]. States and actions are normalized.
+    A grain iterator (`get_state`, `set_state`, grain.checkpoint) of numpy dictionaries: video uint8 [B, T, H, W, 3]
+    (or latents float16 [B, n, h, w, C], where the sources hold them), length int32 [B] (valid frames), tokens (what
+    `tokenize` gives, with a leading B), state float32 [B, T, S], state_mask bool [B, T, S], action float32 [B, N, A],
+    action_mask bool [B, N, A], action_hz float32 [B], fps float32 [B], embodiment int32 [B] (index into the sorted
+    `normalizers`, -1 if it has none), source int32 [B] (index into the sorted names of `sources`), id str [B]. States
+    and actions are normalized.
 
   Raises:
     KairosError: the mixture names an unknown source, a number is out of range, pictures differ in size, an embodiment
@@ -193,7 +195,9 @@ def _check(window: Window, sources: Mapping[str, Source], shapes: Shapes) -> Non
     for name, contents in source.contents.items():
       embodiment = window.embodiment(contents.embodiment)
       sizes[f"{folder}/{name}"] = shapes.picture(embodiment, contents)
-      if missing := [camera for camera in embodiment.cameras if camera not in contents.cameras]:
+      if contents.encoding:
+        _check_encoding(f"{folder}/{name}", contents.encoding, window.video_fps, shapes)
+      elif missing := [camera for camera in embodiment.cameras if camera not in contents.cameras]:
         raise KairosError(
           f"source {name!r} lacks camera {missing[0]!r} of embodiment {embodiment.name!r}: it has "
           f"{', '.join(contents.cameras)}"
@@ -222,8 +226,20 @@ def _check(window: Window, sources: Mapping[str, Source], shapes: Shapes) -> Non
           f"action_steps is {steps}: embodiment {embodiment.name!r} is normalized per step of chunks of {horizon}, "
           f"so a sample may be one chunk at most"
         )
+  if len({contents.encoding is None for source in sources.values() for contents in source.contents.values()}) > 1:
+    raise KairosError("some sources have latents and others pictures: a stage reads one or the other")
   if shapes.size is None and len(set(sizes.values())) > 1:
     raise KairosError(f"pictures differ in size between sources: {sizes}; a stage needs one, or a resolution")
+
+
+def _check_encoding(name: str, encoding: Encoding, video_fps: float, shapes: Shapes) -> None:
+  """That latents are of samples as the stage wants them."""
+  asked = {"frames": sorted(shapes.lengths), "video_fps": video_fps, "image_share": shapes.image_share}
+  if asked != {"frames": [encoding.frames], "video_fps": encoding.video_fps, "image_share": 0.0}:
+    raise KairosError(
+      f"source {name} has latents of {encoding.frames} frames at {encoding.video_fps:g} Hz and no images, "
+      f"the stage asks for {asked}"
+    )
 
 
 class _Endless:
@@ -258,7 +274,7 @@ class _Sampler:
   schedule: Schedule
   seed: int
   tokenize: Tokenize
-  crop: str
+  crop: Crop
   instruction_share: tuple[float, float]
 
   def __call__(self, index: int, draw: _Draw) -> Sample:
@@ -268,19 +284,13 @@ class _Sampler:
     instruction = instructions[int(wording * len(instructions))] if instructions else ""
     instructed = told < linear(self.instruction_share, self.schedule.moment(index))
     text = (instruction or clip.caption) if instructed else (clip.caption or instruction)
+    if clip.latents:
+      start = clip.latents.start
+    else:
+      start = first_frame(self.crop, clip.frames, self.window.starts(clip), moment)
     return {
-      **self.window.sample(clip, self._start(clip.frames, self.window.starts(clip), moment)),
+      **self.window.sample(clip, start),
       "tokens": self.tokenize(text),
       "source": np.int32(draw.source),
       "id": np.str_(draw.record.id),
     }
-
-  def _start(self, length: int, starts: int, moment: float) -> int:
-    """The first frame of a sample, from a uniform number."""
-    match self.crop:
-      case "random":
-        return int(moment * starts)
-      case "anywhere":
-        return int(max(2 * moment - 1, 0) * (length - 1))
-      case _:
-        return 0

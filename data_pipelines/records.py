@@ -7,10 +7,10 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float16, Float32, UInt8
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -19,6 +19,51 @@ from kairos_jax.errors import KairosError
 VERSION = 2
 MAX_BYTES = 2**30  # of a record; a longer one is refused before it is parsed
 _MAX_DESCRIPTION = 2**20  # bytes of JSON
+
+
+class Encoding(NamedTuple):
+  """What all latents of a source have in common.
+
+  Attributes:
+    codec: content hash of the autoencoder that made them.
+    video_fps: Hz, of the frames that they are of.
+    frames: of a sample.
+    height, width: of its pictures, pixels.
+  """
+
+  codec: str
+  video_fps: float
+  frames: int
+  height: int
+  width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Latents:
+  """One sample of a clip, as an autoencoder sees it, in the place of the clip's pictures.
+
+  Attributes:
+    values: of the sample's frames, those beyond the clip's end included.
+    start: the clip's frame that the sample begins with.
+    clip_frames: T, of the clip.
+    encoding: how they were made.
+  """
+
+  values: Float16[np.ndarray, "N h w C"]
+  start: int
+  clip_frames: int
+  encoding: Encoding
+
+  def __post_init__(self):
+    """Holds them to the schema."""
+    if self.values.dtype != np.float16 or self.values.ndim != 4 or 0 in self.values.shape:
+      raise KairosError(
+        f"clip latents are {self.values.dtype} {list(self.values.shape)}: float16 [N, h, w, C] is required, none 0"
+      )
+    if not np.isfinite(self.values).all():
+      raise KairosError("clip latents hold NaN or infinity")
+    if not (isinstance(self.start, int) and isinstance(self.clip_frames, int) and 0 <= self.start < self.clip_frames):
+      raise KairosError(f"clip latents begin at frame {self.start!r} of {self.clip_frames!r}: one of them is required")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +76,7 @@ class Clip:
     KairosError: on construction, if an array or a number breaks the schema.
   """
 
-  cameras: Mapping[str, UInt8[np.ndarray, "T H W 3"]]  # of one T; each camera has a size of its own
+  cameras: Mapping[str, UInt8[np.ndarray, "T H W 3"]]  # of one T; each camera has a size of its own; {} with latents
   video_fps: float  # Hz
   action_hz: float  # Hz, of states and actions
   state: Float32[np.ndarray, "N S"]  # in the embodiment's units; N and S may be 0
@@ -45,11 +90,12 @@ class Clip:
   instruction: str  # a short imperative; "" if none
   paraphrases: tuple[str, ...] = ()  # other wordings of the instruction
   provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # free JSON: where exactly it comes from
+  latents: Latents | None = None  # of one sample, in the place of cameras
 
   def __post_init__(self):
     """Holds every clip, made or read, to the schema."""
-    if not self.cameras:
-      raise KairosError("clip cameras is empty: at least one named camera is required")
+    if bool(self.cameras) == (self.latents is not None):
+      raise KairosError(f"clip cameras is {list(self.cameras)}: at least one is required, or latents and none")
     for name, video in self.cameras.items():
       if not name or "/" in name:
         raise KairosError(f"clip camera {name!r}: a name without a slash is required")
@@ -83,13 +129,13 @@ class Clip:
   @property
   def frames(self) -> int:
     """T, of every camera."""
-    return len(next(iter(self.cameras.values())))
+    return self.latents.clip_frames if self.latents else len(next(iter(self.cameras.values())))
 
 
 _STRINGS = ("embodiment", "source", "license", "caption", "instruction")
 _ARRAYS = ("state", "action", "state_mask", "action_mask")
 _DESCRIPTION = (*_STRINGS, "video_fps", "action_hz", "paraphrases", "provenance")
-_CAMERA = "camera/"
+_CAMERA, _LATENTS = "camera/", "latents"
 
 
 def encode(clip: Clip) -> bytes:
@@ -98,16 +144,20 @@ def encode(clip: Clip) -> bytes:
   Raises:
     KairosError: the provenance is not JSON, or the record would be too large.
   """
+  described = {
+    "version": VERSION,
+    **{name: getattr(clip, name) for name in _DESCRIPTION},
+    "cameras": list(clip.cameras),
+  }
+  if of := clip.latents:
+    described[_LATENTS] = {"start": of.start, "clip_frames": of.clip_frames, "encoding": list(of.encoding)}
   try:
-    description = json.dumps(
-      {"version": VERSION, **{name: getattr(clip, name) for name in _DESCRIPTION}, "cameras": list(clip.cameras)},
-      sort_keys=True,
-      allow_nan=False,
-    ).encode()
+    description = json.dumps(described, sort_keys=True, allow_nan=False).encode()
   except (TypeError, ValueError) as error:
     raise KairosError(f"clip provenance is not JSON: {error}") from error
   arrays = {name: getattr(clip, name) for name in _ARRAYS}
   arrays |= {_CAMERA + name: video for name, video in clip.cameras.items()}
+  arrays |= {_LATENTS: clip.latents.values} if clip.latents else {}
   if len(description) > _MAX_DESCRIPTION or sum(array.nbytes for array in arrays.values()) > MAX_BYTES - 2**22:
     raise KairosError(
       f"clip of {clip.frames} frames is too large for a record: at most {MAX_BYTES} bytes, "
@@ -133,10 +183,12 @@ def decode(record: bytes) -> Clip:
   fields: dict[str, Any] = {name: description[name] for name in _DESCRIPTION}
   fields["paraphrases"] = tuple(fields["paraphrases"])
   names = description["cameras"]
-  expected = {"description", *_ARRAYS, *(f"{_CAMERA}{name}" for name in names)}
+  expected = {"description", *_ARRAYS, *(f"{_CAMERA}{name}" for name in names), *({_LATENTS} & description.keys())}
   if tensors.keys() != expected:
     raise KairosError(f"record fields differ from the schema: {sorted(tensors.keys() ^ expected)} missing or unknown")
   fields |= {name: tensors[name] for name in _ARRAYS}
+  if _LATENTS in description:
+    fields[_LATENTS] = _latents(tensors[_LATENTS], description[_LATENTS])
   return Clip(**fields, cameras={name: tensors[_CAMERA + name] for name in names})
 
 
@@ -147,6 +199,26 @@ def check_version(version: object, what: str) -> None:
       f"{what} is of schema version {version}, {VERSION} is required: build the dataset again, for the embedded ones "
       "with `kairos data build`"
     )
+
+
+def _latents(values: np.ndarray, described: Any) -> Latents:
+  """Of a record."""
+  try:
+    return Latents(values, described["start"], described["clip_frames"], encoding(described["encoding"]))
+  except (KeyError, TypeError) as error:
+    raise KairosError(f"record latents are {str(described)[:80]}: start, clip_frames and encoding required") from error
+
+
+def encoding(values: Any) -> Encoding:
+  """What JSON made of an encoding.
+
+  Raises:
+    KairosError: it is none.
+  """
+  kinds = (str, float, int, int, int)
+  if not isinstance(values, list | tuple) or [type(value) for value in values] != list(kinds):
+    raise KairosError(f"not the encoding of latents: {str(values)[:80]}")
+  return Encoding(*values)
 
 
 def _description(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -168,8 +240,8 @@ def _description(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     raise KairosError("record description is not a JSON object")
   check_version(description.get("version"), "record")
   expected = {"version", "cameras", *_DESCRIPTION}
-  if description.keys() != expected:
-    different = sorted(description.keys() ^ expected)
+  if description.keys() - {_LATENTS} != expected:
+    different = sorted((description.keys() - {_LATENTS}) ^ expected)
     raise KairosError(f"record description differs from the schema: {different} missing or unknown")
   for name in ("cameras", "paraphrases"):
     if not isinstance(description[name], list) or not all(isinstance(text, str) for text in description[name]):

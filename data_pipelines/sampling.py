@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,6 +13,7 @@ from data_pipelines.embodiments import Embodiment
 from data_pipelines.normalize import EmbodimentNormalizer, Normalizer
 from data_pipelines.records import Clip
 
+Crop = Literal["start", "random", "anywhere"]
 Sample = dict[str, np.ndarray | np.generic]
 ROUND = 1e-6  # of a sample: what rounding may take from a time that falls on a sample's own
 
@@ -57,11 +59,6 @@ class Window:
     frame = in_force(times, clip.video_fps)
     length = int(np.searchsorted(frame, clip.frames))
     kept = np.minimum(frame, clip.frames - 1)
-    used = self.embodiment(clip.embodiment)
-    # Frames in a row are a view, which the batch copies once.
-    row = kept[-1] - kept[0] == self.frames - 1 and length == self.frames
-    shown = slice(kept[0], kept[-1] + 1) if row else kept
-    cameras = {name: clip.cameras[name][shown] for name in used.cameras if name in clip.cameras}
     normalizer = self.normalizers.get(clip.embodiment)
     state_index = in_force(times, clip.action_hz)
     state_index[length:] = len(clip.state)
@@ -74,7 +71,7 @@ class Window:
     )
     order = sorted(self.normalizers)
     return {
-      "video": embodiments.compose(used, cameras, self.picture_size),
+      **self._shown(clip, kept, length),
       "length": np.int32(length),
       "state": state,
       "state_mask": state_mask,
@@ -84,6 +81,35 @@ class Window:
       "fps": np.float32(self.video_fps),
       "embodiment": np.int32(order.index(clip.embodiment) if normalizer else -1),
     }
+
+  def _shown(self, clip: Clip, frames: Int[np.ndarray, "T"], length: int) -> Sample:
+    """The video of these frames, or what an autoencoder has made of it."""
+    if clip.latents:
+      return {"latents": clip.latents.values}
+    used = self.embodiment(clip.embodiment)
+    # Frames in a row are a view, which the batch copies once.
+    row = frames[-1] - frames[0] == self.frames - 1 and length == self.frames
+    shown = slice(frames[0], frames[-1] + 1) if row else frames
+    cameras = {name: clip.cameras[name][shown] for name in used.cameras if name in clip.cameras}
+    return {"video": embodiments.compose(used, cameras, self.picture_size)}
+
+
+def first_frame(crop: Crop, length: int, starts: int, moment: float) -> int:
+  """The frame of a clip that a sample begins with.
+
+  Args:
+    crop: see `make_loader`.
+    length: frames of the clip.
+    starts: at how many of them a sample can begin and still be filled.
+    moment: uniform in [0, 1).
+  """
+  match crop:
+    case "random":
+      return int(moment * starts)
+    case "anywhere":
+      return int(max(2 * moment - 1, 0) * (length - 1))
+    case _:
+      return 0
 
 
 def in_force(times: Float[np.ndarray, "n"], rate: float) -> Int[np.ndarray, "n"]:

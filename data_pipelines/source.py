@@ -127,7 +127,7 @@ class ArrayRecordSource:
       raise KairosError(f"it is of source {clip.source!r}, the dataset has {', '.join(self.contents)}")
     expected, given = self.contents[clip.source].shape, shape_of(clip)
     if given != expected:
-      raise KairosError(f"it has (embodiment, cameras, state, action) {given}, the dataset {expected}")
+      raise KairosError(f"it has (embodiment, cameras, state, action, encoding) {given}, the dataset {expected}")
 
   def _drop(self, index: int, name: str, error: Exception) -> None:
     with self._lock:

@@ -42,7 +42,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
       stage["optimizer"]["peak_lr"] = 4e-3
     config.data.frames = 9
   else:
-    config.data.update(frames=241, video_fps=16.0, action_horizon=32)
+    config.data.update(frames=241, video_fps=16.0, action_horizon=32, latents=False)
     config.codec = ConfigDict(dict(kind="wan", weights="weights/Wan2.1_VAE.pth"))
     config.bridge = ConfigDict(dict(kind="qwen", folder="weights/Qwen3.5-2B"))
     config.context_cache = "runs/contexts"

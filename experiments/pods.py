@@ -24,6 +24,7 @@ class Run(NamedTuple):
   grad_accum_steps: int = 1
   remat: str = "full"
   changes: dict[str, Any] = {}  # noqa: RUF012
+  latents: bool = False
 
 
 JOINT_480P = dict(resolution="480P", frames=(81,))
@@ -37,8 +38,8 @@ RUNS = {
   "motions": Run("motions", "v5p:4x4x4", dict(fsdp=64), 64),
   "joint_256p": Run("robot", "v5e:16x16", dict(fsdp=256), 256),
   # Half a clip on a device leaves room for what matrix products give, so that they are not computed again.
-  "joint_480p": Run("robot", "v5p:4x4x4", dict(fsdp=32, seq=2), 64, 2, "dots", changes=JOINT_480P),
-  "joint_480p_v5e": Run("robot", "v5e:16x16", dict(fsdp=64, seq=4), 64, changes=JOINT_480P),
+  "joint_480p": Run("robot", "v5p:4x4x4", dict(fsdp=32, seq=2), 64, 2, "dots", JOINT_480P, latents=True),
+  "joint_480p_v5e": Run("robot", "v5e:16x16", dict(fsdp=64, seq=4), 64, changes=JOINT_480P, latents=True),
 }
 
 
@@ -55,5 +56,5 @@ def get_config(name: str = "joint_480p") -> ConfigDict:
   stage = config.stages[run.stage]
   stage.update(share=1.0, **run.changes)
   config.stages = ConfigDict({run.stage: stage})
-  config.data.frames = max(stage.frames)
+  config.data.update(frames=max(stage.frames), latents=run.latents)
   return config

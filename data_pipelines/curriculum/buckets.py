@@ -63,7 +63,17 @@ class Shapes:
       raise KairosError(f"resolution is {self.size!r}: one of {', '.join(get_args(Resolution))} is allowed")
 
   def picture(self, embodiment: Embodiment, contents: Contents) -> tuple[int, int]:
-    """Height and width of the pictures of a source."""
+    """Height and width of the pictures of a source.
+
+    Raises:
+      KairosError: the source has latents, of pictures of another size.
+    """
+    if of := contents.encoding:
+      size = of.height, of.width
+      asked = SHORT_SIDE[self.size] if isinstance(self.size, str) else self.size
+      if asked not in (None, size, min(size)):
+        raise KairosError(f"latents are of {of.height} x {of.width} pixels, and the stage asks for {self.size}")
+      return size
     if isinstance(self.size, tuple):
       return self.size
     own = embodiments.picture_size(embodiment, contents.cameras)

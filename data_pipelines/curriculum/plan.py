@@ -102,7 +102,7 @@ def _sorted(
   for name, contents in source.contents.items():
     embodiment = window.embodiment(contents.embodiment)
     size = shapes.picture(embodiment, contents)
-    sizes[name] = size, embodiments.filled(embodiment, contents.cameras, size)
+    sizes[name] = size, 1.0 if contents.encoding else embodiments.filled(embodiment, contents.cameras, size)
   if not filters and len(lengths) == 1 and len({size for size, _ in sizes.values()}) == 1:
     (height, width), _ = next(iter(sizes.values()))
     return {Bucket(lengths[0], height, width): range(len(source))}

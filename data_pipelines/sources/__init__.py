@@ -48,6 +48,11 @@ class Recordings:
     self._reader, self._cut = reader, cut
     self.origin, self.parts, self.report = reader.origin, reader.parts, Report()
 
+  @property
+  def name(self) -> str:
+    """Of the source."""
+    return self.origin.name
+
   def __iter__(self) -> Iterator[Clip]:
     for part in self.parts:
       yield from self.clips(part, self.report)

@@ -8,14 +8,14 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from data_pipelines import shards
 from data_pipelines.contents import shape_of
 from data_pipelines.engines.base import Engine, Entry, WorkerDied, no_questions
 from data_pipelines.engines.pool import HERE
 from data_pipelines.records import Clip
-from data_pipelines.sources import LeftOut, Recordings, Report
+from data_pipelines.sources import LeftOut, Report
 from kairos_jax import files, locations
 from kairos_jax.errors import KairosError
 from kairos_jax.locations import Location
@@ -24,13 +24,29 @@ _LEDGER = "import"  # folder below that of the waiting shards
 Shapes = dict[str, list[Any]]  # what all clips of a source share, by source
 
 
+@runtime_checkable
+class Parts(Protocol):
+  """What is read part by part, each of which becomes a shard."""
+
+  @property
+  def parts(self) -> Sequence[Any]:
+    """In a fixed order."""
+
+  @property
+  def name(self) -> str:
+    """For messages."""
+
+  def clips(self, part: Any, report: Report) -> Iterator[Clip]:
+    """The clips of one part; what cannot be read is counted in the report."""
+
+
 def build(
-  recordings: Recordings,
+  recordings: Parts,
   folder: str | Location,
   name: str,
   recipe: Mapping[str, Any],
   on_part: Callable[[int, Report], None] = lambda done, report: None,
-  reopen: Callable[[], Recordings] | None = None,
+  reopen: Callable[[], Parts] | None = None,
   engine: Engine = HERE,
   compressed: bool = True,
 ) -> Report:
@@ -73,15 +89,13 @@ def build(
     total.add(_report(entry))
     on_part(number + 1, total)
   if not written:
-    raise KairosError(f"nothing of {recordings.origin.name} could be read: {total}")
+    raise KairosError(f"nothing of {recordings.name} could be read: {total}")
   read = {"episodes": total.episodes, "clips": total.clips, "left_out": dict(sorted(total.left_out.items()))}
   shards.finalize(folder, name, written, {"import": recipe, "read": read})
   return total
 
 
-def _import_part(
-  recordings: Recordings, number: int, folder: Location, compressed: bool, shapes: Shapes
-) -> dict[str, Any]:
+def _import_part(recordings: Parts, number: int, folder: Location, compressed: bool, shapes: Shapes) -> dict[str, Any]:
   """Writes a part's shard, under the part's number; what the ledger keeps of it."""
   report, shapes = Report(), dict(shapes)
   clips = _agreeing(recordings.clips(recordings.parts[number], report), shapes, report)
@@ -96,7 +110,7 @@ def _import_part(
 class Importing:
   """Imports the parts of a dataset; the items are their numbers."""
 
-  reopen: Callable[[], Recordings]
+  reopen: Callable[[], Parts]
   folder: Location
   compressed: bool
 

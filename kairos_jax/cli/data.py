@@ -6,6 +6,7 @@ usage:
   kairos data import --from=KIND --path=PATH --out=FOLDER [--embodiment=NAME] [--cameras=NAME:KEY,...]
     [--picture_size=256]
   kairos data export --folder=FOLDER/robot --out=FOLDER [--to=lerobot|libero]
+  kairos data latents --config=EXPERIMENT.py --out=FOLDER [--stage=NAME] [--samples=1]
   kairos data ingest [--from=KIND] --path=PATH --out=WORK [--picture_size=256] [--video_fps=16]
     [--shots=transnet]
   kairos data curate --work=WORK [--operators=NAME,...] [--bounds=NAME:LEAST:MOST,...] [--copies]
@@ -39,6 +40,8 @@ its name, say what it does not say itself:
   kairos data import --from=rlds --path=mine/1.0.0 --out=runs/mine --hz=10 --embodiment=my_robot --action=move+close
 
 `export` writes a dataset as LeRobot v3.0, or one of LIBERO's robot as the benchmark's hdf5 files.
+`latents` runs the autoencoder of an experiment over all its sources, --samples of each clip as the stage would crop it,
+so that no training step runs it again: train on FOLDER with --config.data.folder=FOLDER --config.data.latents=True.
 
 `ingest` to `inspect` curate: raw videos are cut at their shots, every clip is scored, near duplicates are found, what
 is kept is captioned and packed into shards, and each decision is noted in WORK with its score, threshold and version.
@@ -52,14 +55,16 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from kairos_jax.cli import data_curation, data_import
+from kairos_jax.cli import arguments, data_curation, data_import, data_latents
 from kairos_jax.errors import KairosError
 
 
 def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   """Adds the flags of all of them."""
-  del argv
-  flags.DEFINE_string("out", None, "build, import, export: folder to write to", flag_values=table)
+  arguments.define_config(table, argv)
+  flags.DEFINE_string("out", None, "build, import, export, latents: folder to write to", flag_values=table)
+  flags.DEFINE_string("stage", None, "latents: of the config; the last one if not given", flag_values=table)
+  flags.DEFINE_integer("samples", 1, "latents: of each clip, where it is cropped", lower_bound=1, flag_values=table)
   flags.DEFINE_string("counts", "physics:200,hand:200,robot:400", "build: clips of each kind", flag_values=table)
   flags.DEFINE_integer("seed", 0, "build: the same seed gives the same bytes", flag_values=table)
   flags.DEFINE_integer("size", 48, "build: height and width, pixels", lower_bound=16, flag_values=table)
@@ -70,13 +75,13 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   data_curation.define_flags(table)
 
 
-def run(values: flags.FlagValues, arguments: list[str]) -> None:
+def run(values: flags.FlagValues, positional: list[str]) -> None:
   """Runs what was asked for.
 
   Raises:
     KairosError: none was asked for, a flag it needs is missing or wrong, or the folder is not a dataset.
   """
-  match arguments:
+  match positional:
     case ["build"] if values.out:
       _build(values.out, parse_counts(values.counts), values.seed, values.size)
     case ["show"] if values.folder:
@@ -85,6 +90,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
       data_import.run_import(values)
     case ["export"]:
       data_import.run_export(values)
+    case ["latents"]:
+      data_latents.run(values)
     case [name] if name in data_curation.COMMANDS:
       data_curation.COMMANDS[name](values)
     case ["build"]:
@@ -92,8 +99,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     case ["show"]:
       raise KairosError("data show needs --folder=FOLDER")
     case _:
-      known = ", ".join(("build", "show", "import", "export", *data_curation.COMMANDS))
-      raise KairosError(f"data takes one of {known}; got {' '.join(arguments) or 'none'}")
+      known = ", ".join(("build", "show", "import", "export", "latents", *data_curation.COMMANDS))
+      raise KairosError(f"data takes one of {known}; got {' '.join(positional) or 'none'}")
 
 
 def parse_counts(text: str) -> dict[str, int]:

@@ -111,17 +111,18 @@ class Objective:
     """The loss and its parts.
 
     Args:
-      batch: video uint8 [B T H W 3], length [B] (frames), tokens (of the encoder, leading axis B), and for actions
-        state [B T S] and action [B N A] with their masks, normalized, and the rates fps and action_hz [B], Hz.
+      batch: video uint8 [B T H W 3] or its latents [B F h w C], length [B] (frames), tokens (of the encoder, leading
+        axis B), and for actions state [B T S] and action [B N A] with their masks, normalized, and the rates fps and
+        action_hz [B], Hz.
     """
-    clean, _ = self.codec.encode(params["codec"], batch["video"])
+    clean = latents_of(self.codec, params, batch)
     return self.loss(params, batch, clean, self.draw(batch, clean.shape, key))
 
   def at_levels(
     self, params: Params, batch: Batch, key: Array, levels: Float[Array, "L"]
   ) -> dict[str, Float[Array, "L"]]:
     """The parts of the loss where all noise levels are one, for each of L levels; the rest of chance is the key's."""
-    clean, _ = self.codec.encode(params["codec"], batch["video"])
+    clean = latents_of(self.codec, params, batch)
     draws = self.draw(batch, clean.shape, key)
 
     def at(level: Float[Array, ""]) -> dict[str, Float[Array, ""]]:
@@ -151,7 +152,7 @@ class Objective:
     action_num_observed = jnp.repeat(num_observed, self.config.chunks_per_clip)
     if self.model.config.video.causal_history:
       if self.config.decide == "labeled":
-        action_num_observed = self._labeled_moments(batch, decided_key, action_num_observed)
+        action_num_observed = self._labeled_moments(batch, decided_key, action_num_observed, shape[1])
       else:
         action_num_observed = jax.random.randint(decided_key, action_num_observed.shape, 1, action_num_observed + 1)
     chunks = (len(action_num_observed), self.config.action_horizon, batch["action"].shape[-1])
@@ -239,10 +240,12 @@ class Objective:
     kept = jax.random.uniform(drop_key, length.shape) >= self.config.text_dropout
     return observed, text & kept, jnp.where(single, 1, length)
 
-  def _labeled_moments(self, batch: Batch, key: Array, num_observed: Int[Array, "BR"]) -> Int[Array, "BR"]:
+  def _labeled_moments(
+    self, batch: Batch, key: Array, num_observed: Int[Array, "BR"], latents: int
+  ) -> Int[Array, "BR"]:
     """One of 1 .. num_observed, all alike, after whose last frame an action is labeled; num_observed if none is."""
     rows = jnp.repeat(jnp.arange(batch["action"].shape[0]), num_observed.shape[0] // batch["action"].shape[0])
-    moments = jnp.arange(1, num_latents(self.codec, batch["video"].shape[1]) + 1)
+    moments = jnp.arange(1, latents + 1)
     first, _ = self._first_action(moments[None], batch["fps"][:, None], batch["action_hz"][:, None])
     first = jnp.minimum(first, batch["action"].shape[1] - 1)
     labeled = jnp.take_along_axis(batch["action_mask"].any(axis=2), first, axis=1)[rows]
@@ -271,6 +274,13 @@ class Objective:
       jnp.take_along_axis(labels[name], now[:, None, None], axis=1)[:, 0] for name in ("state", "state_mask")
     )
     return jnp.where(mask, actions, 0.0), mask, state, state_mask
+
+
+def latents_of(codec: VideoCodec, params: Params, batch: Batch) -> Float[Array, "B F h w C"]:
+  """The latents of a batch: those that were computed before, where it has them and no video."""
+  if "latents" in batch:
+    return batch["latents"].astype(jnp.float32)
+  return codec.encode(params["codec"], batch["video"])[0]
 
 
 _LABELS = ("action", "action_mask", "state", "state_mask", "fps", "action_hz")

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from kairos_jax.errors import KairosError
+from kairos_jax.flow.objective import latents_of
 from kairos_jax.flow.schedule import TRAIN_TIMESTEPS, Schedule, flow_schedule, video_shift
 from kairos_jax.interfaces import Context, ContextEncoder, VideoCodec, num_latents
 from kairos_jax.model import WorldActionModel, lora
@@ -64,8 +65,8 @@ class OfficialVideoObjective:
     object.__setattr__(self, "model", WorldActionModel(unrestricted))
 
   def __call__(self, params: Params, batch: Batch, key: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The loss and its parts; of the batch, video, length and tokens are read."""
-    clean, _ = self.codec.encode(params["codec"], batch["video"])
+    """The loss and its parts; of the batch, video (or latents), length and tokens are read."""
+    clean = latents_of(self.codec, params, batch)
     return self.loss(params, batch, clean, self.draw(clean.shape, key))
 
   def schedule(self, shape: tuple[int, ...]) -> Schedule:

@@ -17,7 +17,7 @@ from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import Objective
 from kairos_jax.flow.sampler import sample_video
 from kairos_jax.flow.schedule import flow_schedule, video_shift
-from kairos_jax.interfaces import Context, num_latents
+from kairos_jax.interfaces import Context, VideoCodec, num_latents
 from kairos_jax.model import WorldActionConfig, WorldActionModel
 from kairos_jax.model.world_action import init_params
 from kairos_jax.parallel import rules
@@ -148,7 +148,7 @@ def train_step(run: RunConfig, contexts: PlannedContexts, stage: str, mesh: Mesh
   lie = rules.sharding(mesh, state)
   state, frozen = _on(state, lie), _on(frozen, rules.sharding(mesh, frozen))
   check_batch(mesh, run.train.batch_size, run.train.grad_accum_steps)
-  batch = _batch(run, contexts, towers, frames, size)
+  batch = _batch(run, contexts, towers, codec, frames, size)
   batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), batch)
   one = NamedSharding(mesh, PartitionSpec())
   number, limit, lr = (jax.ShapeDtypeStruct((), kind, sharding=one) for kind in (jnp.int32, jnp.float32, jnp.float32))
@@ -166,7 +166,8 @@ def train_step(run: RunConfig, contexts: PlannedContexts, stage: str, mesh: Mesh
     chunks * run.data.action_horizon,
     chunks,
   )
-  return Program(lowered, clip, run.train.batch_size, shapes, whole["codec"], (frames, *size, 3), kinds, trains=True)
+  pixels = None if run.data.latents else (frames, *size, 3)
+  return Program(lowered, clip, run.train.batch_size, shapes, whole["codec"], pixels, kinds, trains=True)
 
 
 def sampler(
@@ -237,7 +238,7 @@ def _bytes(tree: Any) -> int:
 
 
 def _batch(
-  run: RunConfig, contexts: PlannedContexts, towers: Any, frames: int, size: tuple[int, int]
+  run: RunConfig, contexts: PlannedContexts, towers: Any, codec: VideoCodec, frames: int, size: tuple[int, int]
 ) -> dict[str, Any]:
   """As the loader gives it; robots act at most as often as they are filmed."""
   count, steps = run.train.batch_size, frames - 1 + run.data.action_horizon
@@ -246,7 +247,12 @@ def _batch(
     return jax.ShapeDtypeStruct((count, *shape), kind)
 
   tokens = {"tokens": array(contexts.tokens, contexts.text_dim), "mask": array(contexts.tokens, kind=bool)}
-  batch = {"video": array(frames, *size, 3, kind=np.uint8), "length": array(kind=np.int32), "tokens": tokens}
+  batch = {"length": array(kind=np.int32), "tokens": tokens}
+  if run.data.latents:
+    rows = (side // codec.space_stride for side in size)
+    batch["latents"] = array(num_latents(codec, frames), *rows, codec.channels, kind=np.float16)
+  else:
+    batch["video"] = array(frames, *size, 3, kind=np.uint8)
   if towers.action is not None:
     wide, states = towers.action.action_dim, towers.action.state_dim
     batch |= {"action": array(steps, wide), "action_mask": array(steps, wide, kind=bool)}

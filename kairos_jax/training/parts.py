@@ -139,5 +139,9 @@ def _alike(videos: Iterable[UInt8[np.ndarray, "_ H W 3"]]) -> Iterator[UInt8[np.
 
 def picture_size(source: Source, resolution: Resolution | None) -> tuple[int, int]:
   """Height and width of a source's pictures, pixels, as a stage of this resolution sees them."""
-  contents = next(iter(source.contents.values()))
-  return Shapes({1: 0}, resolution).picture(embodiments.get(contents.embodiment), contents)
+  return picture_of(next(iter(source.contents.values())), Shapes({1: 0}, resolution))
+
+
+def picture_of(contents: Contents, shapes: Shapes) -> tuple[int, int]:
+  """Height and width of the pictures that a source's cameras make, pixels."""
+  return shapes.picture(embodiments.get(contents.embodiment), contents)

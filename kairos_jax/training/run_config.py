@@ -36,6 +36,7 @@ class DataConfig:
 
   Attributes:
     units: a saved model whose robots keep their units; None takes them from the statistics of the sources.
+    latents: whether the folder holds latents in the place of pictures, see `kairos data latents`.
   """
 
   folder: str
@@ -44,6 +45,7 @@ class DataConfig:
   video_fps: Positive
   action_horizon: Count
   units: str | None = None
+  latents: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,6 +326,8 @@ def parse_run(config: ConfigDict) -> RunConfig:
     values["stages"] = {name: _with_optimizer(stage, shared) for name, stage in stages.items()}
   run = parse(RunConfig, values, "")
   _check_names(run)
+  if run.data.latents and run.validation:  # samples of a clip could be on both sides
+    raise refused("validation", "set", "None where data.latents is True")
   _check_frames(run)
   _check_mesh(run)
   for name in run.order:
@@ -465,6 +469,8 @@ def _check_stage(run: RunConfig, name: str, stage: StageConfig) -> None:
       f"stages.{name}.frozen", stage.frozen, "() beside lora, which freezes all that lora.beside leaves out"
     )
   beside = stage.lora.beside if stage.lora else ()
+  if run.data.latents and stage.dpo:  # its pairs are two videos in one picture
+    raise refused(f"stages.{name}.dpo", stage.dpo, "None where data.latents is True")
   if run.context_cache and ("bridge/*" not in stage.frozen if not stage.lora else any("bridge" in x for x in beside)):
     raise refused("context_cache", run.context_cache, f"None, or 'bridge/*' among stages.{name}.frozen")
   try:

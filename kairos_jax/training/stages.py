@@ -16,6 +16,7 @@ from data_pipelines.loader import make_loader
 from data_pipelines.normalize import EmbodimentNormalizer
 from data_pipelines.source import ArrayRecordSource, ReadReport, Source
 from kairos_jax import assembly, locations, seeds
+from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import Objective
 from kairos_jax.flow.official import OfficialVideoObjective
 from kairos_jax.interfaces import ContextEncoder, VideoCodec
@@ -24,7 +25,7 @@ from kairos_jax.interop.saved_model import SavedModel
 from kairos_jax.model import ActionConfig, WorldActionModel
 from kairos_jax.parallel import process
 from kairos_jax.parallel.mesh import make_mesh, reader
-from kairos_jax.training import adapted, contexts, distilling, improving, parts
+from kairos_jax.training import adapted, contexts, distilling, improving, latents, parts
 from kairos_jax.training import start as start_lib
 from kairos_jax.training.checkpoint import load_params
 from kairos_jax.training.in_turn import InTurn
@@ -70,9 +71,12 @@ def run_claimed(config: RunConfig, workdir: Path) -> Path:
     parts.take_codec(codec, start, codec_path, str(config.init_from), config.codec.get("weights"))
   codec_seed = seeds.derive(config.seed, "codec")
   resolution = config.stages[config.order[-1]].resolution
+  if config.data.latents and not codec_path.exists() and not config.codec.get("weights"):
+    raise KairosError("config key data.latents is True; allowed: with codec.weights, or init_from a model with a codec")
   params: Params = {
     "codec": parts.codec_params(codec, config.codec.get("weights"), codec_path, sources, codec_seed, resolution)
   }
+  latents.check(config.data.latents, sources, codec, params["codec"])
   best = None
   for name in config.order:
     params, best = _run_stage(this, name, params, start)

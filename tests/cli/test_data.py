@@ -97,10 +97,10 @@ def test_bad_counts(text):
 @pytest.mark.parametrize(
   "argv, line",
   [
-    ([], "data takes one of build, show, import, export, ingest, curate, caption, pack, stats, inspect; got none"),
+    ([], "data takes one of build, show, import, export, latents, ingest, curate, caption, pack, stats, inspect; got none"),
     (
       ["burn"],
-      "data takes one of build, show, import, export, ingest, curate, caption, pack, stats, inspect; got burn",
+      "data takes one of build, show, import, export, latents, ingest, curate, caption, pack, stats, inspect; got burn",
     ),
     (["build"], "data build needs --out=FOLDER"),
     (["show"], "data show needs --folder=FOLDER"),

@@ -64,7 +64,7 @@ def test_a_view_of_a_larger_array_is_written_by_its_values():
 @pytest.mark.parametrize(
   ("change", "words"),
   [
-    (dict(cameras={}), "at least one named camera"),
+    (dict(cameras={}), "at least one is required, or latents"),
     (dict(cameras={"a/b": np.zeros((9, 8, 8, 3), np.uint8)}), "without a slash"),
     (dict(cameras={"front": np.zeros((9, 8, 8), np.uint8)}), r"uint8 \[9, 8, 8\]"),
     (dict(cameras={"front": np.zeros((0, 8, 8, 3), np.uint8)}), "none of them 0"),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kairos_jax.errors import KairosError
-from kairos_jax.flow.objective import Batch, Objective, Params
+from kairos_jax.flow.objective import Batch, Objective, Params, latents_of
 from kairos_jax.flow.objectives.terms import Data
 from kairos_jax.flow.sampler import mix
 from kairos_jax.flow.schedule import ACTION_SHIFT, TRAIN_TIMESTEPS, Schedule, flow_schedule, video_shift
@@ -39,7 +39,7 @@ class VideoNetworks:
   def data(self, params: Params, batch: Batch, key: Array) -> Data:
     """The batch's latents; how many of them are observed and whether the text is read is drawn."""
     objective = self.objective
-    clean, _ = objective.codec.encode(params["codec"], batch["video"])
+    clean = latents_of(objective.codec, params, batch)
     draws = objective.draw(batch, clean.shape, key)
     frame = jnp.arange(clean.shape[1])
     is_history = frame < draws.num_observed[:, None]
@@ -114,7 +114,7 @@ class ActionNetworks:
   def data(self, params: Params, batch: Batch, key: Array) -> Data:
     """The batch's chunks; when each is decided is drawn."""
     objective, chunks = self.objective, self.objective.config.chunks_per_clip
-    clean, _ = objective.codec.encode(params["codec"], batch["video"])
+    clean = latents_of(objective.codec, params, batch)
     draws = objective.draw(batch, clean.shape, key)
     assert draws.action_num_observed is not None
     context = objective.context(params, batch, draws)
