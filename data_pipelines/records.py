@@ -25,13 +25,13 @@ class Encoding(NamedTuple):
   """What all latents of a source have in common.
 
   Attributes:
-    codec: content hash of the autoencoder that made them.
+    made_by: content hash of the autoencoder.
     video_fps: Hz, of the frames that they are of.
     frames: of a sample.
     height, width: of its pictures, pixels.
   """
 
-  codec: str
+  made_by: str
   video_fps: float
   frames: int
   height: int

@@ -27,7 +27,7 @@ class Encoded:
     name: of the dataset.
     source: of clips with pictures.
     window: the shapes of the stage's samples, of one size of picture.
-    codec: content hash of the autoencoder.
+    made_by: content hash of the autoencoder.
     encode: videos to latents; batches of fewer than `batch` samples are filled up.
     batch: samples that are encoded at once.
     per_part: records of a shard.
@@ -42,7 +42,7 @@ class Encoded:
   name: str
   source: Source
   window: Window
-  codec: str
+  made_by: str
   encode: Encode
   batch: int
   per_part: int
@@ -91,7 +91,7 @@ class Encoded:
     videos = np.stack([video for _, _, video in samples])
     filled = np.pad(videos, [(0, self.batch - len(videos)), *[(0, 0)] * 4])
     height, width = videos.shape[2:4]
-    encoding = Encoding(self.codec, float(self.window.video_fps), self.window.frames, height, width)
+    encoding = Encoding(self.made_by, float(self.window.video_fps), self.window.frames, height, width)
     for (clip, start, _), values in zip(samples, self.encode(filled), strict=False):
       report.clips += 1
       yield dataclasses.replace(clip, cameras={}, latents=Latents(np.asarray(values), start, clip.frames, encoding))

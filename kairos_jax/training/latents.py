@@ -92,8 +92,8 @@ def check(wanted: bool, sources: Mapping[str, Source], codec: VideoCodec, params
       if (contents.encoding is not None) != wanted:
         holds = "latents" if contents.encoding else "pictures"
         raise KairosError(f"config key data.latents is {wanted}; source {name} holds {holds}")
-      if contents.encoding and contents.encoding.codec != made_by:
-        hashes = f"{contents.encoding.codec[:12]} there and {made_by[:12]} here"
+      if contents.encoding and contents.encoding.made_by != made_by:
+        hashes = f"{contents.encoding.made_by[:12]} there and {made_by[:12]} here"
         raise KairosError(f"source {name} has latents of another autoencoder than the run's ({hashes})")
 
 
