@@ -97,11 +97,9 @@ def test_bad_counts(text):
 @pytest.mark.parametrize(
   "argv, line",
   [
-    ([], "data takes one of build, show, import, export, latents, ingest, curate, caption, pack, stats, inspect; got none"),
-    (
-      ["burn"],
-      "data takes one of build, show, import, export, latents, ingest, curate, caption, pack, stats, inspect; got burn",
-    ),
+    ([], "data takes one of build, show, import, export, latents, ingest, curate, caption, pack, stats, inspect; got"),
+    (["burn"], "stats, inspect; got burn"),
+    (["latents", "--out=x"], "data latents needs --config=FILE.py and --out=FOLDER"),
     (["build"], "data build needs --out=FOLDER"),
     (["show"], "data show needs --folder=FOLDER"),
     (["show", "--folder=nowhere"], "no dataset in nowhere"),
