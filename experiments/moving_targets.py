@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
   """The robot's stage alone, from the demo's model."""
   config = cue_reach.get_config()
   config.order = ("robot",)
-  config.init_from = "runs/demo"
+  config.init_from = config.data.units = "runs/demo"
   config.data.sources = ("moving_robot",)
   config.train.update(steps=1000, checkpoint_every=200, explode_factor=50.0, max_delay=4)
   config.validation = None

@@ -37,7 +37,8 @@ RUNS = {
   "human": Run("human", "v5p:4x4x4", dict(fsdp=64), 64),
   "motions": Run("motions", "v5p:4x4x4", dict(fsdp=64), 64),
   "joint_256p": Run("robot", "v5e:16x16", dict(fsdp=256), 256),
-  # Half a clip on a device leaves room for what matrix products give, so that they are not computed again.
+  # On latents that were computed before, see `kairos data latents`. Half a clip on a device leaves room for what matrix
+  # products give, so that they are not computed again.
   "joint_480p": Run("robot", "v5p:4x4x4", dict(fsdp=32, seq=2), 64, 2, "dots", JOINT_480P, latents=True),
   "joint_480p_v5e": Run("robot", "v5e:16x16", dict(fsdp=64, seq=4), 64, changes=JOINT_480P, latents=True),
 }

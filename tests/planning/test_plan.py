@@ -29,23 +29,28 @@ def few_layers(name="joint_480p", *, groups=1, **mesh):
   config.train.update(batch_size=mesh.get("fsdp", 1) * mesh.get("data", 1), grad_accum_steps=1)
   config.model.remat = "full"
   config.codec = ConfigDict(dict(kind="pca", channels=16))  # the other's convolutions compile as long as all the rest
-  config.stages.robot.update(resolution="256P", frames=(9,))
-  config.data.frames = 9
+  config.stages.robot.update(resolution="256P", frames=(13,))
+  config.data.frames = 13
   return config
 
 
-def compiled(config, slice_name):
+def compiled(config, slice_name, size=256):
   run, contexts = program.parse(config)
   place = topology.find(slice_name)
-  return plan.make(run, contexts, "robot", place, size=(256, 256)), place
+  return plan.make(run, contexts, "robot", place, size=(size, size)), place
 
 
-@pytest.fixture(scope="module")
-def small():
-  return compiled(few_layers(fsdp=4, seq=2), "v5e:2x4")[0]
+@pytest.fixture(scope="module", params=["narrow", pytest.param("wide", marks=pytest.mark.slow)])
+def small(request):
+  """A layer of each kind of kernel; wide as the model is released, it compiles for minutes."""
+  config = few_layers(fsdp=4, seq=2)
+  if request.param == "wide":
+    return compiled(config, "v5e:2x4")[0]
+  config.model.video.update(layers=("SWA", "GATED"), dim=256, ffn_dim=512, heads=2)
+  config.model.action.update(dim=256, ffn_dim=512)
+  return compiled(config, "v5e:2x4", size=64)[0]
 
 
-@pytest.mark.slow
 @pytest.mark.tpu_backend
 @tpu[1]
 def test_the_step_holds_kernels_and_the_collectives_that_should_be_there(small):
@@ -56,7 +61,6 @@ def test_the_step_holds_kernels_and_the_collectives_that_should_be_there(small):
   assert small.memory["all"] < small.memory["hbm"]
 
 
-@pytest.mark.slow
 @pytest.mark.tpu_backend
 @tpu[1]
 def test_a_plan_is_consistent(small):
