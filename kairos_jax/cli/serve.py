@@ -3,11 +3,16 @@
 usage:
   kairos serve --model=runs/demo
   kairos serve --model=runs/demo --host=0.0.0.0 --api_key_file=key.txt --metrics_port=9090
+  kairos serve --model=runs/demo --record=runs/served --record_gb=20
 
 The protocol is openpi's, so its client works unchanged; docs/serving.md tells what has been added. Each session has a
 memory of its own in one of --sessions slots. Requests that wait are answered together, at most --batch at a time, and
 none changes another's answer. A request that would miss its deadline is refused at once. Everything is compiled before
 the port opens. SIGTERM ends the server after it has answered what it has accepted.
+
+With --record what each session sees and does is kept below that folder as episodes, each once it has ended, up to
+--record_gb in all. A robot says how an episode ended with the message that resets it: {"endpoint": "reset", "success":
+true}.
 
 Without --api_key_file anyone who reaches the port is served, so it listens on the loopback address unless told
 otherwise.
@@ -39,6 +44,8 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_integer("steps", 3, "denoising steps of a chunk", lower_bound=1, flag_values=table)
   flags.DEFINE_boolean("chunking", False, "continue the chunk that a request says is being executed", flag_values=table)
   flags.DEFINE_float("deadline_ms", 1000.0, "of requests that name none", lower_bound=1.0, flag_values=table)
+  flags.DEFINE_string("record", None, "folder to keep the sessions' episodes in (default: none)", flag_values=table)
+  flags.DEFINE_float("record_gb", 10.0, "of these, at most", lower_bound=0.001, flag_values=table)
   flags.DEFINE_float("idle_s", 300.0, "after which a session's memory is given up", lower_bound=0.1, flag_values=table)
 
 
@@ -65,6 +72,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     idle=values.idle_s,
     embodiment=values.embodiment,
     legacy_port=values.legacy_port,
+    record=values.record,
+    record_bytes=int(values.record_gb * 1e9),
   )
   serving = server.build(
     runtime.load(values.model),

@@ -22,8 +22,8 @@ from kairos_jax.evaluation.comparison import CUE_REACH, ENTRIES, Arena, compare
 from kairos_jax.evaluation.record import EpisodeRecord
 from kairos_jax.evolution import refine
 from kairos_jax.evolution.refine import Method
-from kairos_jax.evolution.replay import Origin, Replay
 from kairos_jax.interop import saved_model
+from kairos_jax.replay import Origin, Replay
 from kairos_jax.runtime import WorldModel
 from kairos_jax.training import claim_workdir, curriculum
 

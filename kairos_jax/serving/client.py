@@ -212,9 +212,12 @@ class Client:
     """
     return self._ask(observation, "infer")
 
-  def reset(self) -> None:
-    """Begins a new episode: what was seen is forgotten. Raises as `infer` does."""
-    self._ask({}, "reset")
+  def reset(self, success: bool | None = None) -> None:
+    """Begins a new episode: what was seen is forgotten. Raises as `infer` does.
+
+    `success` says how the last one ended, for a server that records.
+    """
+    self._ask({} if success is None else {"success": success}, "reset")
 
   def close(self) -> None:
     """Ends the connection; the session stays in the server until it has been idle for long."""
@@ -285,9 +288,9 @@ class AsyncClient:
     """See `Client.infer`."""
     return await self._ask(observation, "infer")
 
-  async def reset(self) -> None:
+  async def reset(self, success: bool | None = None) -> None:
     """See `Client.reset`."""
-    await self._ask({}, "reset")
+    await self._ask({} if success is None else {"success": success}, "reset")
 
   async def _ask(self, observation: Mapping[str, Any], endpoint: str) -> dict[str, Any]:
     name, data = self._talk.request(observation, endpoint)

@@ -29,6 +29,7 @@ class Request:
     previous: what is left of the chunk before, in the robot's units, if the new one shall continue it.
     delay: how many actions of it will have been executed when the answer comes.
     deadline: seconds after arrival at which the answer is worth nothing; None is the server's own.
+    images: by camera, what the frames were made of.
   """
 
   frames: UInt8[np.ndarray, "T H W 3"]
@@ -38,6 +39,7 @@ class Request:
   previous: Float32[np.ndarray, "n A"] | None = None
   delay: int = 0
   deadline: float | None = None
+  images: Mapping[str, UInt8[np.ndarray, "T _ _ 3"]] = dataclasses.field(default_factory=dict)
 
 
 class Reader:
@@ -67,7 +69,9 @@ class Reader:
     images = {name: images.get(name, flat[name]) for name in self.robot.cameras}
     if missing := [name for name, image in images.items() if not isinstance(image, np.ndarray)]:
       raise KairosError(f"camera {missing[0]!r} is missing; this robot has {', '.join(self.robot.cameras)}")
-    return self.request(self._frames(images), message.get("state", message.get("observation/state")), message)
+    request = self.request(self._frames(images), message.get("state", message.get("observation/state")), message)
+    videos = {name: image if image.ndim == 4 else image[None] for name, image in images.items()}
+    return dataclasses.replace(request, images=videos)
 
   def request(self, frames: UInt8[np.ndarray, "T H W 3"], state: Any, message: Mapping[str, Any]) -> Request:
     """A request with frames of the model's size; raises as `read` does."""

@@ -25,6 +25,7 @@ from absl import logging
 from websockets.asyncio.server import ServerConnection, serve
 
 from kairos_jax.errors import KairosError
+from kairos_jax.interop import saved_model
 from kairos_jax.runtime import WorldModel
 from kairos_jax.serving.client import WireError, pack, unpack
 from kairos_jax.serving.dispatcher import Dispatcher, Refused
@@ -32,6 +33,7 @@ from kairos_jax.serving.engine import Engine
 from kairos_jax.serving.legacy import Legacy
 from kairos_jax.serving.metrics import Metrics
 from kairos_jax.serving.observation import MAX_NAME, Reader, text
+from kairos_jax.serving.recording import Recorder
 from kairos_jax.serving.signals import on_signal
 
 OMNI_PATH = "/v1/realtime/robot/openpi"  # vllm-omni's; there a reset is answered in msgpack, elsewhere in text
@@ -54,6 +56,8 @@ class Options:
     max_connections: at a time.
     embodiment: which of the model's robots; None is the first.
     legacy_port: of the reference's HTTP service, on the loopback address; None leaves it out.
+    record: folder of a replay that keeps what sessions saw and did; None keeps nothing.
+    record_bytes: most that lies there.
   """
 
   host: str = "127.0.0.1"
@@ -66,6 +70,8 @@ class Options:
   max_connections: int = 1024
   embodiment: str | None = None
   legacy_port: int | None = None
+  record: str | None = None
+  record_bytes: int = 10 << 30
 
 
 class Server:
@@ -77,6 +83,10 @@ class Server:
     self._reader = Reader(engine.model, options.embodiment, chunking=engine.chunking)
     self._metadata = pack(metadata(engine, self._reader))
     self._metrics = Metrics()
+    self._recorder = None
+    if options.record is not None:
+      name = saved_model.content_hash(engine.model.saved)
+      self._recorder = Recorder(options.record, name, self._reader.robot, options.record_bytes)
     self._dispatcher = Dispatcher(engine, self._metrics, deadline=options.deadline)
     self._decoders = ThreadPoolExecutor(2, thread_name_prefix="decoder")
     self._answered: dict[str, tuple[str, bytes]] = {}  # of each session: the last request's id, and its answer
@@ -130,6 +140,8 @@ class Server:
     await asyncio.gather(*(connection.close(1001) for connection in list(server.connections)))
     await server.wait_closed()
     self._decoders.shutdown()
+    if self._recorder:
+      self._recorder.end_all()
 
   def _greet(self, connection: ServerConnection, request: Any) -> Any:
     """Answers plain HTTP, and refuses who may not connect."""
@@ -175,6 +187,7 @@ class Server:
       self._answered.pop(own, None)
       with contextlib.suppress(Refused):
         await self._dispatcher.release(own)
+      await self._recorded(own)
 
   async def _reply(
     self, connection: ServerConnection, message: str | bytes, own: str, previous: float | None
@@ -222,7 +235,10 @@ class Server:
     if known and name is not None and known[0] == name:
       return known[1]  # asked again, because the answer was lost
     if endpoint == "reset":
+      if not isinstance(success := fields.get("success"), bool | None):
+        raise KairosError(f"success is a {type(success).__name__}; it must be true or false")
       await self._dispatcher.reset(session)
+      await self._recorded(session, success)
       path = connection.request.path.split("?")[0] if connection.request else ""
       if name is None:
         return pack({"status": _RESET}) if path == OMNI_PATH else _RESET
@@ -230,6 +246,8 @@ class Server:
     request = await asyncio.get_running_loop().run_in_executor(self._decoders, self._reader.read, fields)
     asked = time.monotonic()
     answer = await self._dispatcher.infer(session, request, arrived)
+    if self._recorder:
+      self._recorder.add(session, request, answer.actions)
     now = time.monotonic()
     timing = {"infer_ms": 1000 * (now - arrived)}
     if previous is not None:
@@ -255,6 +273,12 @@ class Server:
       await asyncio.sleep(min(5.0, self._options.idle / 4))
       for session in await self._dispatcher.release_idle(self._options.idle):
         self._answered.pop(session, None)
+        await self._recorded(session)
+
+  async def _recorded(self, session: str, success: bool | None = None) -> None:
+    """Writes a session's episode, off the loop."""
+    if self._recorder:
+      await asyncio.to_thread(self._recorder.end, session, success)
 
 
 def metadata(engine: Engine, reader: Reader) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.records import Clip
-from kairos_jax.evolution.replay import Origin, Replay
+from kairos_jax.replay import Origin, Replay
 
 SEEDS = range(1000, 1120)
 MODEL, ENVIRONMENT = "f" * 64, "cue_reach"

@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 from data_pipelines.simulate.generate import build
-from kairos_jax.evolution.replay import Replay
 from kairos_jax.evolution.rounds import Evolution, evolve
 from kairos_jax.interop import saved_model
+from kairos_jax.replay import Replay
 from tests import tiny
 
 

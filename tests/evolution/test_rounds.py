@@ -18,9 +18,9 @@ from kairos_jax import files
 from kairos_jax.cli import evolve as evolve_command
 from kairos_jax.errors import KairosError
 from kairos_jax.evolution import refine, rounds
-from kairos_jax.evolution.replay import Replay
 from kairos_jax.evolution.rounds import Evolution, evolve
 from kairos_jax.interop import saved_model
+from kairos_jax.replay import Replay
 from kairos_jax.runtime import WorldModel
 from kairos_jax.training.run_config import parse_run
 from tests import tiny

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from kairos_jax.errors import KairosError
-from kairos_jax.evolution.replay import Replay
+from kairos_jax.replay import Replay
 from tests.evolution.killed import ENVIRONMENT, MODEL, SEEDS, episode
 
 
 def test_fifty_kills(tmp_path):
   command = [sys.executable, "-m", "tests.evolution.killed", str(tmp_path), "50"]
-  subprocess.run(command, check=True, cwd=Path(__file__).parents[2], env=os.environ | {"JAX_PLATFORMS": "cpu"})
+  subprocess.run(command, check=True, cwd=Path(__file__).parents[1], env=os.environ | {"JAX_PLATFORMS": "cpu"})
   told = [int(line) for line in (tmp_path / "told").read_text().split()]
   assert len(told) == len(set(told)), "an episode was run again after it was kept"
   kept = list(Replay(tmp_path).episodes(MODEL, ENVIRONMENT))
