@@ -19,7 +19,7 @@ from kairos_jax import locations
 from kairos_jax.errors import KairosError
 from kairos_jax.locations import Location
 
-MOVING_SPEED = 0.15  # m/s of the balls: in half a second further than the tip reaches
+MOVING_SPEED = 0.08  # m/s of the balls: in the 0.8 s of a chunk further than the tip reaches
 Simulator = Physics | Hand | Robot | DelayedRobot | Demonstrations
 KINDS: dict[str, Callable[[int], Simulator]] = {
   "physics": Physics,
@@ -38,7 +38,7 @@ KINDS: dict[str, Callable[[int], Simulator]] = {
   "libero": functools.partial(Demonstrations, name="libero:spatial/0", source="libero"),
 }
 _PER_SHARD = 64
-_VERSION = 2  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade
+_VERSION = 3  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade
 
 
 def generate(kind: str, count: int, seed: int, size: int) -> Iterator[Clip]:

@@ -12,8 +12,9 @@ Methods; only the action tower trains, for --steps updates in each:
   placebo         as filtered, with outcomes dealt out anew among the episodes: a control
 
 A round that makes the policy worse on the held-out episodes is rolled back. The best policy's folder is printed, and
-OUT/report.json has every round. OUT/replay holds every finished episode, never changed, with the hash of the model that
-acted. The same line goes on with a run that was killed; more --rounds go on with a finished one.
+OUT/report.json has every round. OUT/round_N/changed.mp4 shows held-out episodes that a round newly solved or lost,
+before and after it. OUT/replay holds every finished episode, never changed, with the hash of the model that acted. The
+same line goes on with a run that was killed; more --rounds go on with a finished one.
 
 The base should succeed in 0.4 to 0.7 of its episodes: of one that hardly fails there is little to learn, and the
 successes of one that guesses are chance.
@@ -55,14 +56,19 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
   arguments.flags_only("evolve", positional)
   arguments.need_folders(values, ("model", "demonstrations", "out"))
   import dataclasses
+  import json
 
   from data_pipelines.simulate.environments import ENVIRONMENTS
   from kairos_jax import console
   from kairos_jax.cli.operations import known
   from kairos_jax.evaluation.comparison import BALL_SPEEDS
+  from kairos_jax.evolution import films
   from kairos_jax.evolution.rounds import Evolution, evolve
 
   known("environment", values.env, [*BALL_SPEEDS, *ENVIRONMENTS])
   given: dict[str, Any] = {field.name: values[field.name].value for field in dataclasses.fields(Evolution)}
-  best = evolve(Evolution(**given), Path(values.out))
+  run, out = Evolution(**given), Path(values.out)
+  best = evolve(run, out)
+  for film in films.write(run, out, json.loads((out / "report.json").read_text())["rounds"]):
+    console.show(f"what the round changed: {film}")
   console.show(f"best policy: {best}")
