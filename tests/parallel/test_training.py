@@ -6,6 +6,7 @@ that distance; and the farthest tensor of all is no farther from float64 on a me
 """
 
 import dataclasses
+import functools
 import sys
 
 import jax
@@ -19,6 +20,7 @@ from kairos_jax.model import WorldActionModel
 from kairos_jax.parallel import rules
 from kairos_jax.parallel.mesh import batch_sharding, make_mesh
 from tests.model import tiny
+from tests.parallel import devices
 
 MESHES = {
   "seq8": dict(fsdp=1, seq=8),
