@@ -19,7 +19,7 @@ usage:
 `build` writes FOLDER/{physics,hand,robot}: ArrayRecord shards and a dataset.json; what is complete already is kept.
 With the extras `robots` and `libero` there are also metaworld, fetch and libero (docs/robots.md).
 `show` prints what each source holds (cameras, rates, embodiment, license), the statistics of its states and actions,
-and the first clips, which it draws into FOLDER/robot/contact_sheet.png.
+and the first clips, which it draws into FOLDER/robot/contact_sheet.png, if they have pictures.
 `import` reads a dataset of another format and writes such a folder. What cannot be read is left out, told in a line,
 and counted. Run again after an interruption, it goes on with the first shard that is missing. KIND is one of
 
@@ -139,6 +139,8 @@ def _show(folder: str, clips: int) -> None:
     numbers = str(contents.records), frames, f"{contents.seconds / 60:.1f}"
     sources.append((name, contents.embodiment, ", ".join(contents.licenses), *numbers))
     sizes = ", ".join(f"{camera} {width}x{height}" for camera, (height, width) in contents.cameras.items())
+    if of := contents.encoding:
+      sizes = f"latents of {of.frames} frames {of.width}x{of.height} at {of.video_fps:g} Hz by {of.made_by[:12]}"
     rates = _rates(contents.video_fps), _rates(contents.action_hz) if contents.labeled else "-"
     cameras.append((name, sizes, *rates))
     for feature, values in manifest["sources"][name]["statistics"].items():
@@ -162,6 +164,8 @@ def _show(folder: str, clips: int) -> None:
   if report.holes:
     console.show(f"{report.holes} of {len(source)} records could not be read; {report.shards_lost} shards are lost\n")
 
+  if any(record.clip.latents for record in records):
+    return
   sheet = os.path.join(folder, "contact_sheet.png")
   pictures = [(r.id, embodiments.picture(r.clip.embodiment, r.clip.cameras)[::4]) for r in records]
   media.frame_strip(pictures, sheet)

@@ -19,6 +19,7 @@ from data_pipelines.source import ArrayRecordSource
 from data_pipelines.sources.build import build
 from data_pipelines.sources.encoded import Encoded
 from kairos_jax import assembly
+from kairos_jax.cli.main import main
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import latents_of
 from kairos_jax.training import curriculum, latents, metrics
@@ -99,6 +100,13 @@ def test_a_record_keeps_them(source, params):
     records.Latents(np.full((1, 2, 2, 3), np.nan, np.float16), 0, 9, clip.latents.encoding)
   with pytest.raises(KairosError, match="latents begin at frame 9 of 9"):
     records.Latents(clip.latents.values, 9, 9, clip.latents.encoding)
+
+
+def test_they_are_shown(tmp_path, source, params, capsys):
+  build(encoded(source, params), tmp_path, "robot", {})
+  assert main(["data", "show", f"--folder={tmp_path}"]) == 0
+  by = latents.codec_hash(CODEC, params)[:12]
+  assert f"latents of {FRAMES} frames 16x16 at 10 Hz by {by}" in capsys.readouterr().out
 
 
 def test_an_interrupted_run_goes_on(tmp_path, source, params):
