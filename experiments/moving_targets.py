@@ -1,7 +1,7 @@
 """CueReach with rolling balls: what a chunk of actions is worth that comes late, and is continued in three ways.
 
   kairos demo --out=runs/demo
-  kairos data build --out=runs/data --counts=moving_robot:1200
+  kairos data build --out=runs/data --counts=moving_robot:2400
   kairos train --config=experiments/moving_targets.py --workdir=runs/moving
   kairos bench chunking --model=runs/moving --episodes=200
 
@@ -23,10 +23,10 @@ def get_config() -> ConfigDict:
   config.order = ("robot",)
   config.init_from = config.data.units = "runs/demo"
   config.data.sources = ("moving_robot",)
-  config.train.update(steps=1000, checkpoint_every=200, explode_factor=50.0, max_delay=4)
+  config.train.update(steps=3000, checkpoint_every=500, explode_factor=50.0, max_delay=4)
   config.validation = None
   robot = config.stages.robot
   robot.share = 1.0
   robot.mixture = ConfigDict(dict(start=dict(moving_robot=1.0), end=dict(moving_robot=1.0)))
-  robot.optimizer.peak_lr = 2e-3
+  robot.optimizer.peak_lr = 3e-3
   return config
