@@ -8,13 +8,13 @@ The argument names a line of `RUNS`, the first line's `--topology` its slice. Le
 Memory of a device and time of a step, by `kairos plan` of 2026-11-30 (docs/pods.md):
 
   images          6.2 of 17.2 GB     1.4 s
+  mixed_480p     37.8 of 102 GB      4.7 s    and, of the same shapes, human and motions
   joint_256p      8.6 of 17.2 GB     1.9 s
   joint_480p     78.3 of 102 GB      3.3 s
   joint_480p_v5e 17.2 of 17.2 GB     2.6 s
   long_720p      89.7 of 102 GB     42.2 s
 
-The others were not compiled: a device of mixed_480p, human and motions holds what one of joint_480p held when its clips
-were whole, 55 GB, without the action tower.
+mixed_256p and mixed_720p were not compiled yet.
 """
 
 from typing import Any, NamedTuple
