@@ -80,6 +80,11 @@ def entries(env: str) -> list[str]:
   return [name for name, entry in ENTRIES.items() if env in BALL_SPEEDS or entry.cue == "visible"]
 
 
+def task_name(env: str, entry: Entry) -> str:
+  """What a record calls the task of an entry in an environment."""
+  return env + (f"/{entry.cue}" if env in BALL_SPEEDS else "") + (f"/held{entry.hold}" if entry.hold else "")
+
+
 def episode_seeds(episodes: int, seed: int = 0, env: str = CUE_REACH) -> list[int]:
   """Names of the episodes that `seed` gives: the same for every entry and model, and of no training data.
 
@@ -130,8 +135,7 @@ def compare(
   scores = {}
   for name in names:
     entry = (ENTRIES | HELD)[name]
-    task = env + (f"/{entry.cue}" if env in BALL_SPEEDS else "") + (f"/held{entry.hold}" if entry.hold else "")
-    where = name_of_model, entry.policy, task  # the robot is in the model's hash
+    where = name_of_model, entry.policy, task_name(env, entry)  # the robot is in the model's hash
     every = episode_seeds(episodes, seed, env)
     filmed = every[: film.get(name, 0)]
     found = record.kept(*where)

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from kairos_jax import media, runtime
-from kairos_jax.evaluation.comparison import BALL_SPEEDS, ENTRIES, Arena, episode_seeds
+from kairos_jax.evaluation.comparison import ENTRIES, Arena, episode_seeds, task_name
 from kairos_jax.evaluation.record import EpisodeRecord, Kept
-from kairos_jax.evolution.rounds import Evolution
+from kairos_jax.evolution.rounds import Evolution, base_of, refined_in
 from kairos_jax.interop import saved_model
 from kairos_jax.runtime import WorldModel
 
@@ -43,11 +43,10 @@ def write(run: Evolution, workdir: Path, rounds: Sequence[Mapping[str, object]])
     workdir: its folder.
     rounds: of its report.
   """
-  best, record, there = Path(run.model), EpisodeRecord(workdir / "evaluation.jsonl"), []
-  best = best if (best / "model.json").exists() else best / "model"
+  best, record, there = base_of(run), EpisodeRecord(workdir / "evaluation.jsonl"), []
   for one in rounds:
     home = workdir / f"round_{one['round']}"
-    path, refined = home / "changed.mp4", home / "train" / "model"
+    path, refined = home / "changed.mp4", refined_in(home)
     if not path.exists():
       models = [runtime.load(folder) for folder in (best, refined)]
       found = changed(*(_ended(model, run, record) for model in models))
@@ -62,8 +61,7 @@ def write(run: Evolution, workdir: Path, rounds: Sequence[Mapping[str, object]])
 
 def _ended(model: WorldModel, run: Evolution, record: EpisodeRecord) -> dict[int, Kept]:
   entry = ENTRIES["model"]
-  task = run.env + (f"/{entry.cue}" if run.env in BALL_SPEEDS else "")
-  kept = record.kept(saved_model.content_hash(model.saved), entry.policy, task)
+  kept = record.kept(saved_model.content_hash(model.saved), entry.policy, task_name(run.env, entry))
   return {seed: kept[seed] for seed in episode_seeds(run.held_out, run.seed, run.env) if seed in kept}
 
 

@@ -72,8 +72,7 @@ def evolve(run: Evolution, workdir: Path, shared: Path | None = None) -> Path:
       together.
   """
   with claim_workdir(workdir, dataclasses.asdict(run), frozenset({"rounds"})):
-    best, told = Path(run.model), list[dict[str, Any]]()
-    best = best if (best / "model.json").exists() else best / "model"
+    best, told = base_of(run), list[dict[str, Any]]()
     record = EpisodeRecord((shared or workdir) / "evaluation.jsonl")
     for number in range(1, run.rounds + 1):
       home = workdir / f"round_{number}"
@@ -83,9 +82,20 @@ def evolve(run: Evolution, workdir: Path, shared: Path | None = None) -> Path:
         console.show(_told(json.loads(done.read_text())))
       one = json.loads(done.read_text())
       told.append(one)
-      best = home / "train" / "model" if one["accepted"] else best
+      best = refined_in(home) if one["accepted"] else best
       files.write_json(workdir / "report.json", {**dataclasses.asdict(run), "rounds": told, "best": str(best)})
     return best
+
+
+def base_of(run: Evolution) -> Path:
+  """The folder of the model that the first round begins with."""
+  folder = Path(run.model)
+  return folder if (folder / "model.json").exists() else folder / "model"
+
+
+def refined_in(home: Path) -> Path:
+  """The folder of the model that a round made, in the round's folder."""
+  return home / "train" / "model"
 
 
 def _round(

@@ -54,12 +54,16 @@ class Recorder:
     self._lock = threading.Lock()
     self._used = sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
 
-  def add(self, session: str, request: Request, actions: Float[np.ndarray, "A action_dim"]) -> None:
-    """Notes a request and its answer; another prompt begins another episode, as it begins another memory."""
+  def ends(self, session: str, request: Request) -> bool:
+    """Whether a request begins another episode: by another prompt, as it begins another memory, or for want of room."""
     episode = self._episodes.get(session)
-    if episode and ((request.prompt is not None and request.prompt != episode.prompt) or episode.bytes > MAX_BYTES):
-      self.end(session)
-      episode = None
+    if episode is None:
+      return False
+    return (request.prompt is not None and request.prompt != episode.prompt) or episode.bytes > MAX_BYTES
+
+  def add(self, session: str, request: Request, actions: Float[np.ndarray, "A action_dim"]) -> None:
+    """Notes a request and its answer; before one that `ends` an episode, `end` is called. Nothing is written here."""
+    episode = self._episodes.get(session)
     if episode is None:
       episode = self._episodes[session] = _Episode(request.prompt or "")
     elif episode.plan is not None:
@@ -85,7 +89,10 @@ class Recorder:
         logging.warning("an episode of %d MB is not kept: %s is full", size >> 20, self._folder)
         return
       self._used += size
-    Replay(self._folder).add(clip, origin)
+    try:
+      Replay(self._folder).add(clip, origin)
+    except OSError as error:  # robots are answered all the same
+      logging.warning("an episode is not kept: %s", error)
 
   def end_all(self) -> None:
     """Writes all that is at work."""

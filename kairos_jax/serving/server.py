@@ -247,6 +247,8 @@ class Server:
     asked = time.monotonic()
     answer = await self._dispatcher.infer(session, request, arrived)
     if self._recorder:
+      if self._recorder.ends(session, request):
+        await self._recorded(session)
       self._recorder.add(session, request, answer.actions)
     now = time.monotonic()
     timing = {"infer_ms": 1000 * (now - arrived)}

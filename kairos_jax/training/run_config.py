@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.curriculum.buckets import Resolution
 from data_pipelines.curriculum.schedule import Mixture
+from data_pipelines.sampling import Crop
 from kairos_jax import assembly
 from kairos_jax.errors import KairosError
 from kairos_jax.flow.objective import ObjectiveConfig
@@ -240,7 +241,7 @@ class StageConfig:
   instruction_share: tuple[Share, Share]
   tasks: Weights
   max_observed: Count
-  crop: Literal["start", "random", "anywhere"]
+  crop: Crop
   optimizer: OptimizerConfig
   frozen: tuple[str, ...] = ()
   lora: LoraConfig | None = None

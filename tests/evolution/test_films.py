@@ -40,7 +40,7 @@ def test_the_film_of_a_round(tmp_path, tiny_saved, monkeypatch):
     def play(self, entry, waiting):
       for seed in waiting[::-1]:
         place = seeds.index(seed)
-        video = np.full((3 + place, 16, 16, 3), 40 * place, np.uint8)
+        video = np.full((3 + place, 16, 24, 3), 40 * place, np.uint8)
         yield SimpleNamespace(seed=seed, success=place in self.won, video=lambda video=video: video)
 
   monkeypatch.setattr(films, "Arena", Arena)
@@ -48,8 +48,8 @@ def test_the_film_of_a_round(tmp_path, tiny_saved, monkeypatch):
   (path,) = films.write(run, tmp_path / "run", rounds)  # the second round changed nothing
   assert path == tmp_path / "run/round_1/changed.mp4"
   frames = media.read_video(path)
-  assert frames.shape == (8, 2 * 20 * 4, 3 * 20 * 4, 3)  # 4 and 5 are newly solved, 1 is newly lost
-  picture = frames[0].reshape(2, 20, 4, 3, 20, 4, 3).mean(axis=(2, 5)).transpose(0, 2, 1, 3, 4)
+  assert frames.shape == (8, 2 * 20 * 4, 3 * 28 * 4, 3)  # 4 and 5 are newly solved, 1 is newly lost
+  picture = frames[0].reshape(2, 20, 4, 3, 28, 4, 3).mean(axis=(2, 5)).transpose(0, 2, 1, 3, 4)
   np.testing.assert_allclose(picture[:, :, 5:15, 5:15].mean(axis=(2, 3, 4)), [[160, 200, 40]] * 2, atol=6)
   green = picture[:, :, 0, 8:12, 1].mean(axis=2) > picture[:, :, 0, 8:12, 0].mean(axis=2)
   np.testing.assert_array_equal(green, [[False, False, True], [True, True, False]])

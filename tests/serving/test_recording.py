@@ -41,7 +41,7 @@ def test_an_episode_is_what_was_shown_and_done(start, model, tmp_path):
 def test_a_chunk_that_comes_late_is_executed_from_the_action_that_is_due(model, tmp_path):
   recorder = Recorder(tmp_path, "m", model.robot(None).embodiment, 1 << 30)
   chunks = np.random.default_rng(0).standard_normal((3, 4, 3)).astype(np.float32)
-  video = np.zeros((2, 8, 8, 3), np.uint8)
+  video = np.zeros((2, 8, 12, 3), np.uint8)
   for call, chunk in enumerate(chunks):
     late = dict(previous=chunks[call - 1][2:], delay=1) if call else {}
     recorder.add("s", Request(video, np.zeros(3, np.float32), images={"front": video}, **late), chunk)
@@ -52,8 +52,15 @@ def test_a_chunk_that_comes_late_is_executed_from_the_action_that_is_due(model, 
   np.testing.assert_array_equal(clip.action_mask, [False, True, True, True, True, False])
 
 
+def test_another_prompt_begins_another_episode(start, model, tmp_path):
+  with start(record=str(tmp_path)) as running, Client(running.uri) as robot:
+    for call, prompt in enumerate(["push", "push", "pull", "pull", "pull"]):
+      robot.infer({**observation(call, frames=2), "prompt": prompt})
+  assert sorted((clip.instruction, clip.frames) for clip, _ in kept(tmp_path, model)) == [("pull", 6), ("push", 4)]
+
+
 def test_no_more_is_kept_than_was_allowed(model, tmp_path):
-  video = np.zeros((100, 64, 64, 3), np.uint8)
+  video = np.zeros((100, 64, 48, 3), np.uint8)
   request = Request(video, np.zeros(3, np.float32), images={"front": video})
   for _ in range(2):  # the second begins with what the first has left
     recorder = Recorder(tmp_path, "m", model.robot(None).embodiment, 3 * video.nbytes)

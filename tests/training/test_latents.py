@@ -44,7 +44,7 @@ def source(tmp_path_factory):
 
   def clip(number):
     frames = 9 + 6 * number
-    video = rng.integers(0, 256, (frames, 16, 16, 3), dtype=np.uint8)
+    video = rng.integers(0, 256, (frames, 16, 24, 3), dtype=np.uint8)
     return make_clip(number, frames, cameras={"front": video}, video_fps=20.0, action_hz=15.0)
 
   write_shards(map(clip, range(5)), folder, "robot", 2)
@@ -52,7 +52,7 @@ def source(tmp_path_factory):
 
 
 def encoded(source, params, **changes):
-  window = Window(FRAMES, 10.0, 0, 0, 0, (16, 16), {})
+  window = Window(FRAMES, 10.0, 0, 0, 0, (16, 24), {})
   made_by, encode = latents.codec_hash(CODEC, params), latents.encoder(CODEC, params)
   options = dict(batch=4, per_part=2, crop="start", samples=1, seed=0)
   return Encoded("robot", source, window, made_by, encode, **{**options, **changes})
@@ -106,7 +106,7 @@ def test_they_are_shown(tmp_path, source, params, capsys):
   build(encoded(source, params), tmp_path, "robot", {})
   assert main(["data", "show", f"--folder={tmp_path}"]) == 0
   by = latents.codec_hash(CODEC, params)[:12]
-  assert f"latents of {FRAMES} frames 16x16 at 10 Hz by {by}" in capsys.readouterr().out
+  assert f"latents of {FRAMES} frames 24x16 at 10 Hz by {by}" in capsys.readouterr().out
 
 
 def test_an_interrupted_run_goes_on(tmp_path, source, params):
@@ -148,7 +148,7 @@ def test_what_does_not_fit_is_refused(tmp_path, source, params):
       latents.check(wanted, {"robot": given}, CODEC, those)
   with pytest.raises(KairosError, match=f"source robot/robot has latents of {FRAMES} frames at 10 Hz and no images"):
     batches(made, frames=CODEC.first_frames)
-  with pytest.raises(KairosError, match="latents are of 16 x 16 pixels, and the stage asks for 64P"):
+  with pytest.raises(KairosError, match="latents are of 16 x 24 pixels, and the stage asks for 64P"):
     batches(made, shapes=Shapes({FRAMES: 7}, "64P"))
   with pytest.raises(KairosError, match="at a clip's start there is one"):
     encoded(source, params, samples=2)
