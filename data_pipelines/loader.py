@@ -77,9 +77,9 @@ def make_loader(
     A grain iterator (`get_state`, `set_state`, grain.checkpoint) of numpy dictionaries: video uint8 [B, T, H, W, 3]
     (or latents float16 [B, n, h, w, C], where the sources hold them), length int32 [B] (valid frames), tokens (what
     `tokenize` gives, with a leading B), state float32 [B, T, S], state_mask bool [B, T, S], action float32 [B, N, A],
-    action_mask bool [B, N, A], action_hz float32 [B], fps float32 [B], embodiment int32 [B] (index into the sorted
-    `normalizers`, -1 if it has none), source int32 [B] (index into the sorted names of `sources`), id str [B]. States
-    and actions are normalized.
+    action_mask bool [B, N, A], executed float32 [B, N, A] (the actions, where nothing else is known to have been done),
+    action_hz float32 [B], fps float32 [B], embodiment int32 [B] (index into the sorted `normalizers`, -1 if it has
+    none), source int32 [B] (index into the sorted names of `sources`), id str [B]. All three are normalized.
 
   Raises:
     KairosError: the mixture names an unknown source, a number is out of range, pictures differ in size, an embodiment

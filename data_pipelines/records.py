@@ -90,6 +90,7 @@ class Clip:
   instruction: str  # a short imperative; "" if none
   paraphrases: tuple[str, ...] = ()  # other wordings of the instruction
   provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # free JSON: where exactly it comes from
+  executed: Float32[np.ndarray, "M A"] | None = None  # what the robot did where action says what it should; None: that
   latents: Latents | None = None  # of one sample, in the place of cameras
 
   def __post_init__(self):
@@ -114,6 +115,10 @@ class Clip:
         raise KairosError(f"clip {name}_mask is {mask.dtype} {list(mask.shape)}: bool {[len(values)]} is required")
       if not np.isfinite(values).all():
         raise KairosError(f"clip {name} holds NaN or infinity: unknown entries are 0 with a False mask")
+    if (did := self.executed) is not None and (
+      did.dtype != np.float32 or did.shape != self.action.shape or not np.isfinite(did).all()
+    ):
+      raise KairosError(f"clip executed is {did.dtype} {list(did.shape)}: finite float32, as many as actions, required")
     for name in ("video_fps", "action_hz"):
       rate = getattr(self, name)
       if not isinstance(rate, int | float) or isinstance(rate, bool) or not (math.isfinite(rate) and rate > 0):
@@ -135,7 +140,7 @@ class Clip:
 _STRINGS = ("embodiment", "source", "license", "caption", "instruction")
 _ARRAYS = ("state", "action", "state_mask", "action_mask")
 _DESCRIPTION = (*_STRINGS, "video_fps", "action_hz", "paraphrases", "provenance")
-_CAMERA, _LATENTS = "camera/", "latents"
+_CAMERA, _LATENTS, _EXECUTED = "camera/", "latents", "executed"
 
 
 def encode(clip: Clip) -> bytes:
@@ -158,6 +163,7 @@ def encode(clip: Clip) -> bytes:
   arrays = {name: getattr(clip, name) for name in _ARRAYS}
   arrays |= {_CAMERA + name: video for name, video in clip.cameras.items()}
   arrays |= {_LATENTS: clip.latents.values} if clip.latents else {}
+  arrays |= {} if clip.executed is None else {_EXECUTED: clip.executed}
   if len(description) > _MAX_DESCRIPTION or sum(array.nbytes for array in arrays.values()) > MAX_BYTES - 2**22:
     raise KairosError(
       f"clip of {clip.frames} frames is too large for a record: at most {MAX_BYTES} bytes, "
@@ -184,8 +190,10 @@ def decode(record: bytes) -> Clip:
   fields["paraphrases"] = tuple(fields["paraphrases"])
   names = description["cameras"]
   expected = {"description", *_ARRAYS, *(f"{_CAMERA}{name}" for name in names), *({_LATENTS} & description.keys())}
-  if tensors.keys() != expected:
-    raise KairosError(f"record fields differ from the schema: {sorted(tensors.keys() ^ expected)} missing or unknown")
+  if tensors.keys() - {_EXECUTED} != expected:
+    different = sorted((tensors.keys() - {_EXECUTED}) ^ expected)
+    raise KairosError(f"record fields differ from the schema: {different} missing or unknown")
+  fields[_EXECUTED] = tensors.get(_EXECUTED)
   fields |= {name: tensors[name] for name in _ARRAYS}
   if _LATENTS in description:
     fields[_LATENTS] = _latents(tensors[_LATENTS], description[_LATENTS])

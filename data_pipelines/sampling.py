@@ -69,6 +69,11 @@ class Window:
     action, action_mask = _labels(
       clip.action, clip.action_mask, action_index, self.action_dim, normalizer.action if normalizer else None
     )
+    done = action
+    if clip.executed is not None:
+      done, _ = _labels(
+        clip.executed, clip.action_mask, action_index, self.action_dim, normalizer.action if normalizer else None
+      )
     order = sorted(self.normalizers)
     return {
       **self._shown(clip, kept, length),
@@ -77,6 +82,7 @@ class Window:
       "state_mask": state_mask,
       "action": action,
       "action_mask": action_mask,
+      "executed": done,
       "action_hz": np.float32(clip.action_hz),
       "fps": np.float32(self.video_fps),
       "embodiment": np.int32(order.index(clip.embodiment) if normalizer else -1),

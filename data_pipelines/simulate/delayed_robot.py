@@ -26,12 +26,13 @@ class DelayedRobot:
     scale = _DISTURBANCE * rng.integers(2)
     # Evaluation names its episodes by small seeds: these lie beyond.
     observation = env.reset(int(rng.integers(2**32, 2**63)))
-    frames, states, actions, labeled = [observation.images["front"]], [observation.state], [], []
+    frames, states, actions, executed, labeled = [observation.images["front"]], [observation.state], [], [], []
     over = success = False
     while not over:
       actions.append(env.expert())
       labeled.append(env.frame >= env.go)
-      observation, over, success = env.step(actions[-1] + scale * rng.standard_normal(3))
+      executed.append(actions[-1] + scale * rng.standard_normal(3))
+      observation, over, success = env.step(executed[-1])
       frames.append(observation.images["front"])
       states.append(observation.state)
     if not success:
@@ -46,4 +47,5 @@ class DelayedRobot:
       states=states,
       actions=actions,
       action_mask=np.array(labeled),
+      executed=executed if scale else None,
     )

@@ -46,13 +46,13 @@ class Demonstrations:
     scale = rng.uniform(*_DISTURBANCE) if rng.random() < _DISTURBED_SHARE else 0.0
     # Evaluation derives its episodes' seeds by name: to draw one of them here takes luck beyond measure.
     seed = int(rng.integers(2**32, 2**63))
-    observations, actions, over, success = [env.reset(seed)], [], False, False
+    observations, actions, executed, over, success = [env.reset(seed)], [], [], False, False
     disturbance = Disturbance(rng, scale, _MOVES)
     while not over:
       actions.append(env.expert())
-      executed = actions[-1].astype(np.float64)
-      executed[:_MOVES] += disturbance.now
-      observation, over, success = env.step(executed)
+      executed.append(actions[-1].astype(np.float64))
+      executed[-1][:_MOVES] += disturbance.now
+      observation, over, success = env.step(executed[-1])
       observations.append(observation)
       disturbance.advance()
     if not success:
@@ -67,4 +67,5 @@ class Demonstrations:
       caption=f"a robot arm at {task}: {env.instruction}",
       instruction=env.instruction,
       provenance={"environment": task, "seed": seed},
+      executed=executed if scale else None,
     )

@@ -21,11 +21,12 @@ def simulated_clip(
   states: Sequence[Float32[np.ndarray, "S"]] = (),
   actions: Sequence[Float32[np.ndarray, "A"]] = (),
   action_mask: Bool[np.ndarray, "M"] | None = None,
+  executed: Sequence[Float[np.ndarray, "A"]] | None = None,
   camera: str = "front",
 ) -> Clip:
   """A clip from the one camera, at the simulator's one rate; without states and actions it is unlabeled.
 
-  `action_mask` says which actions are labels; None: all.
+  `action_mask` says which actions are labels, None: all; `executed` what was done instead of them, None: nothing else.
   """
   return Clip(
     cameras={camera: np.stack(frames)},
@@ -35,6 +36,7 @@ def simulated_clip(
     action=np.stack(actions) if actions else np.zeros((0, 0), np.float32),
     state_mask=np.ones(len(states), bool),
     action_mask=np.ones(len(actions), bool) if action_mask is None else action_mask,
+    executed=None if executed is None else np.stack(executed).astype(np.float32),
     embodiment=embodiment,
     source=source,
     license="Apache-2.0",
@@ -55,6 +57,7 @@ def episode_clip(
   caption: str,
   instruction: str,
   provenance: Mapping[str, Any],
+  executed: Sequence[Float[np.ndarray, "A"]] | None = None,
   stride: int = 1,
 ) -> Clip:
   """All that a robot saw and felt in an episode, and every action as a label.
@@ -64,6 +67,7 @@ def episode_clip(
     states: likewise, in the robot's units.
     actions: between them, likewise.
     source, embodiment, license, caption, instruction, provenance: see `Clip`.
+    executed: what was done instead of the actions; None: nothing else.
     stride: moments for each frame of the video.
   """
   hz = embodiments.get(embodiment).control_hz
@@ -81,4 +85,5 @@ def episode_clip(
     caption=caption,
     instruction=instruction,
     provenance=dict(provenance),
+    executed=None if executed is None else np.stack(executed).astype(np.float32),
   )

@@ -14,14 +14,14 @@ from data_pipelines.simulate.tabletop import BALLS
 
 _FRAMES = (21, 41)  # shortest and longest clip
 _AFTER_TOUCH = 6  # frames
-_DISTURBED_SHARE = 0.6
+_DISTURBED_SHARE = 0.6  # of episodes, unless said otherwise
 _DISTURBANCE = (0.3, 0.4)  # range of its standard deviation, in units of a full command
 
 
 class Robot:
   """Records episodes of a robot; `hidden_share` of them with the cue hidden after its first frames.
 
-  `speed` is the balls', m/s.
+  `disturbed_share` of them have the arm disturbed. `speed` is the balls', m/s.
   """
 
   def __init__(
@@ -31,11 +31,12 @@ class Robot:
     *,
     source: str = "robot",
     robot: str = "slide_arm",
+    disturbed_share: float = _DISTURBED_SHARE,
     speed: float = 0.0,
   ):
     self._env = CueReach(size, robot=robot, speed=speed)
     self._source, self._camera = source, BODIES[robot].camera
-    self._hidden_share = hidden_share
+    self._hidden_share, self._disturbed_share = hidden_share, disturbed_share
 
   def clip(self, rng: np.random.Generator) -> Clip:
     """The episode that `rng` draws; one that fails (about 1 in 60) is drawn again."""
@@ -46,15 +47,16 @@ class Robot:
   def _attempt(self, rng: np.random.Generator) -> Clip | None:
     env = self._env
     env.cue = "hidden" if rng.random() < self._hidden_share else "visible"
-    scale = rng.uniform(*_DISTURBANCE) if rng.random() < _DISTURBED_SHARE else 0.0
+    scale = rng.uniform(*_DISTURBANCE) if rng.random() < self._disturbed_share else 0.0
     # Evaluation names its episodes by small seeds: these lie beyond.
     observation = env.reset(int(rng.integers(2**32, 2**63)))
-    frames, states, actions = [observation.images[self._camera]], [observation.state], []
+    frames, states, actions, executed = [observation.images[self._camera]], [observation.state], [], []
     disturbance = Disturbance(rng, scale, 3)
     end = _FRAMES[1]
     while len(frames) < end:
       actions.append(env.expert())
-      observation, _, _ = env.step(actions[-1] + disturbance.now)
+      executed.append(actions[-1] + disturbance.now)
+      observation, _, _ = env.step(executed[-1])
       frames.append(observation.images[self._camera])
       states.append(observation.state)
       disturbance.advance()
@@ -70,6 +72,7 @@ class Robot:
       instruction=env.instruction,
       states=states,
       actions=actions,
+      executed=executed if scale else None,
       camera=self._camera,
     )
 

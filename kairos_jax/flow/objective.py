@@ -42,8 +42,8 @@ class ObjectiveConfig:
     action_weight: lambda.
     chunks_per_clip: action chunks per clip, which share the clip's one video pass: each of its own noise and, where the
       video tower's history is causal, after its own number of observed frames.
-    max_delay: most actions at a chunk's begin that are given as they are, at noise level 0, and cost nothing: those
-      that a robot executes of its chunk before while this one is computed, see `flow.chunking`.
+    max_delay: most actions at a chunk's begin that are given as they were executed, at noise level 0, and cost nothing:
+      those that a robot executes of its chunk before while this one is computed, see `flow.chunking`.
     decide: after which of the observed frames a chunk is decided: any, or only those at which an action is labeled,
       for robots that are known to be at rest most of the time.
   """
@@ -113,7 +113,7 @@ class Objective:
     Args:
       batch: video uint8 [B T H W 3] or its latents [B F h w C], length [B] (frames), tokens (of the encoder, leading
         axis B), and for actions state [B T S] and action [B N A] with their masks, normalized, and the rates fps and
-        action_hz [B], Hz.
+        action_hz [B], Hz. With `max_delay` also executed [B N A], what the robot did instead of the actions.
     """
     clean = latents_of(self.codec, params, batch)
     return self.loss(params, batch, clean, self.draw(batch, clean.shape, key))
@@ -189,7 +189,9 @@ class Objective:
     noisy = jnp.where(has, _mix(actions, draws.action_noise, draws.action_sigma), 0.0)
     action_timestep = draws.action_sigma * TRAIN_TIMESTEPS
     if draws.action_delay is not None:
-      given, timesteps = hold_prefix(actions, draws.action_delay)
+      # Not the labels, which say where the goal is: a policy's chunk begins with what it does itself, right or wrong.
+      executed, _ = self._chunks(batch, "executed", draws.action_num_observed)
+      given, timesteps = hold_prefix(executed, draws.action_delay)
       noisy, action_timestep = given(noisy), timesteps(action_timestep[:, None])
       mask = mask & ~in_prefix(actions.shape[1], draws.action_delay)[..., None]
     contexts = jax.tree.map(lambda x: jnp.repeat(x, self.config.chunks_per_clip, axis=0), context)
@@ -244,7 +246,7 @@ class Objective:
     self, batch: Batch, key: Array, num_observed: Int[Array, "BR"], latents: int
   ) -> Int[Array, "BR"]:
     """One of 1 .. num_observed, all alike, after whose last frame an action is labeled; num_observed if none is."""
-    rows = jnp.repeat(jnp.arange(batch["action"].shape[0]), num_observed.shape[0] // batch["action"].shape[0])
+    rows = self._rows(batch, num_observed)
     moments = jnp.arange(1, latents + 1)
     first, _ = self._first_action(moments[None], batch["fps"][:, None], batch["action_hz"][:, None])
     first = jnp.minimum(first, batch["action"].shape[1] - 1)
@@ -261,19 +263,30 @@ class Objective:
 
   def decisions(self, batch: Batch, num_observed: Int[Array, "BR"]):
     """The action chunks that follow so many observed frames, and the robot's states at the last of them."""
-    draws = num_observed.shape[0] // batch["action"].shape[0]
-    rows = jnp.repeat(jnp.arange(batch["action"].shape[0]), draws)
-    labels = {name: batch[name][rows] for name in _LABELS}
-    begin, now = self._first_action(num_observed, labels["fps"], labels["action_hz"])
-    index = begin[:, None] + jnp.arange(self.config.action_horizon)
-    inside = (index < labels["action"].shape[1])[..., None]
-    index = jnp.minimum(index, labels["action"].shape[1] - 1)[..., None]
-    actions = jnp.take_along_axis(labels["action"], index, axis=1)
-    mask = jnp.take_along_axis(labels["action_mask"], index, axis=1) & inside
+    actions, mask = self._chunks(batch, "action", num_observed)
+    rows = self._rows(batch, num_observed)
+    _, now = self._first_action(num_observed, batch["fps"][rows], batch["action_hz"][rows])
     state, state_mask = (
-      jnp.take_along_axis(labels[name], now[:, None, None], axis=1)[:, 0] for name in ("state", "state_mask")
+      jnp.take_along_axis(batch[name][rows], now[:, None, None], axis=1)[:, 0] for name in ("state", "state_mask")
     )
-    return jnp.where(mask, actions, 0.0), mask, state, state_mask
+    return actions, mask, state, state_mask
+
+  def _chunks(
+    self, batch: Batch, name: str, num_observed: Int[Array, "BR"]
+  ) -> tuple[Float[Array, "BR A action_dim"], Bool[Array, "BR A action_dim"]]:
+    """What "action" or "executed" holds from each decision on, and which of it is known; the rest is 0."""
+    rows = self._rows(batch, num_observed)
+    begin, _ = self._first_action(num_observed, batch["fps"][rows], batch["action_hz"][rows])
+    index = begin[:, None] + jnp.arange(self.config.action_horizon)
+    inside = (index < batch[name].shape[1])[..., None]
+    index = jnp.minimum(index, batch[name].shape[1] - 1)[..., None]
+    mask = jnp.take_along_axis(batch["action_mask"][rows], index, axis=1) & inside
+    return jnp.where(mask, jnp.take_along_axis(batch[name][rows], index, axis=1), 0.0), mask
+
+  def _rows(self, batch: Batch, num_observed: Int[Array, "BR"]) -> Int[Array, "BR"]:
+    """The clip of each chunk."""
+    clips = batch["action"].shape[0]
+    return jnp.repeat(jnp.arange(clips), num_observed.shape[0] // clips)
 
 
 def latents_of(codec: VideoCodec, params: Params, batch: Batch) -> Float[Array, "B F h w C"]:
@@ -281,9 +294,6 @@ def latents_of(codec: VideoCodec, params: Params, batch: Batch) -> Float[Array, 
   if "latents" in batch:
     return batch["latents"].astype(jnp.float32)
   return codec.encode(params["codec"], batch["video"])[0]
-
-
-_LABELS = ("action", "action_mask", "state", "state_mask", "fps", "action_hz")
 
 
 def _mix(clean: Array, noise: Array, sigma: Float[Array, "B"]) -> Array:

@@ -255,7 +255,8 @@ def _batch(
     batch["video"] = array(frames, *size, 3, kind=np.uint8)
   if towers.action is not None:
     wide, states = towers.action.action_dim, towers.action.state_dim
-    batch |= {"action": array(steps, wide), "action_mask": array(steps, wide, kind=bool)}
+    batch |= {name: array(steps, wide) for name in ("action", "executed")}
+    batch |= {"action_mask": array(steps, wide, kind=bool)}
     batch |= {"state": array(frames, states), "state_mask": array(frames, states, kind=bool)}
     batch |= {"action_hz": array(), "fps": array()}
   return batch
