@@ -13,6 +13,7 @@ HOME = np.array([0.0, 0.0, 0.2])  # m
 STEP = 0.06  # m a full command moves the servo target ahead of the tip
 TOUCH = 0.06  # m between the tip and a ball's center
 _TRAVEL_HEIGHT = 0.30  # m
+_CONE_BASE, _CONE_SLOPE = 0.05, 1.5  # m around the target where the tip may be as low as it is; m up a m outward
 BALLS = ("red", "blue")
 _MIDDLE, _HALF = np.array([0.0, 0.01]), np.array([0.33, 0.21])  # m, where balls lie on the table
 _TURNS = 0.1  # chance, each frame, that a moving ball takes another direction
@@ -125,6 +126,17 @@ class Tabletop(Scene):
     aim = target.copy()
     if np.linalg.norm(target[:2] - self.tip[:2]) > 0.05:
       aim[2] = max(target[2], _TRAVEL_HEIGHT)
+    return np.clip((aim - self.tip) * 12, -1, 1)
+
+  def chase(self, target: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
+    """The command that brings the tip to a `target` that moves: down a cone, lower the nearer it is from above.
+
+    `reach` dives or climbs at one distance. Who knows the target to a few centimeters can't tell there which, and
+    learns to hover; how high to be on a cone is never in doubt by more than where the target is.
+    """
+    aim = target.copy()
+    outside = max(0.0, np.linalg.norm(target[:2] - self.tip[:2]) - _CONE_BASE)
+    aim[2] = max(target[2], min(_TRAVEL_HEIGHT, target[2] + _CONE_SLOPE * outside))
     return np.clip((aim - self.tip) * 12, -1, 1)
 
   def touching(self) -> list[str]:

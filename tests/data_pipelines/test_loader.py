@@ -68,6 +68,7 @@ def test_batches_have_the_promised_shapes(datasets):
     "state_mask": ("bool", (4, 5, 3)),
     "action": ("float32", (4, 4, 3)),
     "action_mask": ("bool", (4, 4, 3)),
+    "executed": ("float32", (4, 4, 3)),
     "action_hz": ("float32", (4,)),
     "fps": ("float32", (4,)),
     "embodiment": ("int32", (4,)),

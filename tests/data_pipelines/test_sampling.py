@@ -1,5 +1,6 @@
 """Samples against exact times: every number of these clips tells when it was taken."""
 
+import dataclasses
 import itertools
 from fractions import Fraction
 
@@ -83,6 +84,18 @@ def test_at_equal_rates_a_sample_is_the_clip_then_its_last_frame(clip_frames, fr
   np.testing.assert_array_equal(sample["action_mask"][:, 0], np.arange(frames) < min(frames, clip_frames - 1 - start))
   np.testing.assert_array_equal(sample["state"][:valid], clip.state[start : start + valid])
   assert not sample["state"][valid:].any() and not sample["action"][~sample["action_mask"]].any()
+  np.testing.assert_array_equal(sample["executed"], sample["action"])
+
+
+def test_what_was_executed_goes_with_its_action():
+  clip = make_clip(4)
+  done = clip.action + np.random.default_rng(0).standard_normal(clip.action.shape).astype(np.float32)
+  sample = window().sample(dataclasses.replace(clip, executed=done), 2)
+  known = int(sample["action_mask"][:, 0].sum())
+  assert known >= 2
+  np.testing.assert_array_equal(sample["action"][:known], clip.action[2 : 2 + known])
+  np.testing.assert_array_equal(sample["executed"][:known], done[2 : 2 + known])
+  assert not sample["executed"][known:].any()
 
 
 def test_a_narrow_body_is_padded_and_masked():

@@ -49,6 +49,13 @@ def test_robot_clips():
   # The undisturbed expert moves by what it commands; a disturbed one does not, and its labels stay the expert's.
   moved = [np.abs(np.diff(clip.state, axis=0)[:3] - 0.03 * clip.action[:3]).max() for clip in clips]
   assert min(moved) < 0.02 < max(moved)
+  # Where it is written what was executed, that is what moved it.
+  for clip, label in zip(clips, moved, strict=True):
+    if clip.executed is not None:
+      by_executed = np.abs(np.diff(clip.state, axis=0)[:3] - 0.03 * np.clip(clip.executed[:3], -1, 1)).max()
+      assert by_executed <= label + 1e-6
+  assert {clip.executed is None for clip in clips} == {True, False}
+  assert all(clip.executed is not None for clip in generate("moving_robot", 3, seed=0, size=16))
 
 
 def test_hand_and_physics_clips_have_no_labels():
