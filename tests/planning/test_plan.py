@@ -36,17 +36,17 @@ def short_clips(name="joint_480p", *, groups=8, **mesh):
   return config
 
 
-def compiled(config, slice_name, size=256):
+def compiled(config, slice_name, size=(256, 256)):
   run, contexts = program.parse(config)
   place = topology.find(slice_name)
-  return plan.make(run, contexts, "robot", place, size=(size, size)), place
+  return plan.make(run, contexts, "robot", place, size=size), place
 
 
 @pytest.fixture(scope="module", params=["quickly", pytest.param("optimized", marks=pytest.mark.slow)])
 def released(request):
   """The whole model, compiled with as little optimization as the compiler allows, or as it runs: that takes minutes."""
   with _no_optimization() if request.param == "quickly" else contextlib.nullcontext():
-    return compiled(short_clips(fsdp=4, seq=2), "v5e:2x4", size=64)[0]
+    return compiled(short_clips(fsdp=4, seq=2), "v5e:2x4", size=(64, 96))[0]
 
 
 @contextlib.contextmanager
