@@ -10,12 +10,11 @@ Memory of a device and time of a step, by `kairos plan` of 2026-11-30 (docs/pods
   images          6.2 of 17.2 GB     1.4 s
   mixed_256p     11.7 of 17.2 GB     2.7 s
   mixed_480p     37.8 of 102 GB      4.7 s    and, of the same shapes, human and motions
+  mixed_720p     78.7 of 102 GB     13.4 s
   joint_256p      8.6 of 17.2 GB     1.9 s
   joint_480p     78.3 of 102 GB      3.3 s
   joint_480p_v5e 17.2 of 17.2 GB     2.6 s
   long_720p      89.7 of 102 GB     42.2 s
-
-mixed_720p was not compiled yet.
 """
 
 from typing import Any, NamedTuple

@@ -7,6 +7,7 @@ usage:
   kairos bench history --model=runs/demo [--rounds=30] [--out=runs/history]
   kairos bench serving --model=runs/demo [--robots=64] [--seconds=10] [--deadline_ms=200] [--soak_s=60]
   kairos bench chunking --model=runs/moving[,runs/moving2] [--delays=0,4] [--episodes=200]
+  kairos bench students --model=runs/demo --students=runs/video_student[,OTHER] [--prompts=32] [--samples=8]
   kairos bench act [--targets=v5e,v6e,sm90] [--model=kairos-4B-robot-RoboTwin2.0] [--bits=16,8,4]
   kairos bench denoise [--rounds=30]
   kairos bench codec [--targets=v5e,v5p,sm90]
@@ -36,6 +37,9 @@ take their share of it.
 `chunking` drives robots to rolling balls with chunks of actions that come 0 to 4 control steps late, and joins them in
 four ways (kairos_jax/evaluation/chunking.py), each over the same episodes; several models are further runs of the same
 training. Writes OUT.json.
+
+`students` holds the videos of students of few steps against their teacher's of 32 steps: the energy distance between
+their latents, motion and diversity, beside the teacher's own with as few steps. Every prompt is an unseen episode.
 
 `act` compiles the policy of a released model, from the memory of 8 latents to a chunk in 10 steps, for chips that are
 not here, and tells its memory by the compiler's account and the time below which it cannot go.
@@ -80,8 +84,8 @@ from kairos_jax.cli import operations
 from kairos_jax.errors import KairosError
 
 MEASURES = (
-  "scaling kernels latency history serving chunking act denoise codec understanding collectives simulators loader"
-  " lora rehearsal"
+  "scaling kernels latency history serving chunking students act denoise codec understanding collectives simulators"
+  " loader lora rehearsal"
 ).split()
 
 
@@ -101,6 +105,9 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_string("model", None, "act, rehearsal: a released model; others: trained ones", flag_values=table)
   flags.DEFINE_list("delays", None, "chunking: control steps (default: all that a chunk allows)", flag_values=table)
   flags.DEFINE_integer("episodes", 200, "chunking: of each way, delay and model", lower_bound=1, flag_values=table)
+  flags.DEFINE_list("students", None, "students: models that `kairos train` distilled", flag_values=table)
+  flags.DEFINE_integer("prompts", 32, "students: beginnings of episodes", lower_bound=2, flag_values=table)
+  flags.DEFINE_integer("samples", 8, "students: videos of each prompt and model", lower_bound=2, flag_values=table)
   flags.DEFINE_list("bits", ["16", "8", "4"], "act: of a number of the large matrices", flag_values=table)
   flags.DEFINE_integer(
     "rounds", 30, "latency, history, denoise, loader: timings of each", lower_bound=1, flag_values=table
@@ -142,6 +149,11 @@ def run(values: flags.FlagValues, arguments: list[str]) -> int:
     case ["chunking"] if values.model is not None:
       _chunking(values.model.split(","), values.delays, values.episodes, Path(values.out or "runs/chunking"))
       return 0
+    case ["students"] if values.model is not None and values.students:
+      _students(values.model, values.students, values.prompts, values.samples)
+      return 0
+    case ["students"]:
+      raise KairosError("bench students needs --model=TEACHER and --students=FOLDER,...")
     case ["latency" | "history" | "serving" | "chunking" as which]:
       raise KairosError(f"bench {which} needs --model=FOLDER")
     case ["act"]:
@@ -377,6 +389,24 @@ def _chunking(folders: list[str], asked: list[str] | None, episodes: int, out: P
         show(f"delay {delay}  {way} - {other}: {by.value:+.3f} ({by.low:+.3f} to {by.high:+.3f})")
   files.write_json(f"{out}.json", {"models": folders, "seeds": seeds, "success": found})
   show(f"\n{out}.json")
+
+
+def _students(teacher: str, folders: list[str], prompts: int, samples: int) -> None:
+  from kairos_jax import runtime
+  from kairos_jax.console import progress, show, show_table
+  from kairos_jax.evaluation import students
+
+  models = {folder: runtime.load(folder) for folder in folders}
+  with progress("models", len(models) + 3) as bar:
+    compared = students.compare(runtime.load(teacher), models, prompts=prompts, samples=samples, progress=bar.advance)
+  show(f"{prompts} prompts x {samples} videos; intervals of 95 % over prompts")
+  spread = lambda one: f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"  # noqa: E731
+  rows = [
+    [row.name, spread(row.energy), spread(row.gain), f"{row.motion:.2f}", f"{row.diversity:.2f}"]
+    + [f"{row.seconds * 1e3:.0f} ms"]
+    for row in compared
+  ]
+  show_table(["model", "energy distance", "below the teacher's", "motion", "diversity", "a latent"], rows)
 
 
 def _act(name: str | None, targets: list[str], bits: list[str]) -> None:

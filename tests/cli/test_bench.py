@@ -95,6 +95,7 @@ def test_latency_prints_both_ways_in_milliseconds(tmp_path, tiny_saved, monkeypa
     (["kernels", "--op=toi"], "no op 'toi'; did you mean toy?"),
     (["latency"], "bench latency needs --model=FOLDER"),
     (["serving"], "bench serving needs --model=FOLDER"),
+    (["students"], "bench students needs --model=TEACHER and --students=FOLDER,..."),
     (["latency", "--model=nowhere"], "nowhere holds no finished model"),
   ],
 )

@@ -1,8 +1,10 @@
 """The loss of the tiny world-action model and its gradients on eight simulated devices, beside one device and float64.
 
-Sums of float32 numbers depend on their order, so how far one device is from float64 says how far two right programs may
-differ. A mesh is within 1e-5 of one device, or in a tensor where one device is farther than that from float64, within
-that distance; and the farthest tensor of all is no farther from float64 on a mesh than it is on one device.
+Each tensor of a mesh is within 1e-5 of one device's, as a relative error of the whole tensor (the norm of the
+difference over the norm). Single numbers of a tensor are held to its largest: sums of float32 numbers depend on their
+order, so how far one device is from float64 says how far two right programs may differ. They are within 1e-5, or in a
+tensor where one device is farther than that from float64, within that distance; and the farthest tensor of all is no
+farther from float64 on a mesh than it is on one device.
 """
 
 import dataclasses
@@ -45,8 +47,10 @@ def computed(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
-def test_a_mesh_differs_from_one_device_by_less_than_1e_5_or_than_one_device_from_float64(mesh, computed):
+def test_a_mesh_differs_from_one_device_by_less_than_1e_5(mesh, computed):
   one, double, many = computed("one"), computed("float64"), computed(mesh)
+  errors = {name: float(np.linalg.norm(many[name] - x) / (np.linalg.norm(x) + 1e-30)) for name, x in one.items()}
+  assert max(errors.values()) <= 1e-5, max(errors.items(), key=lambda item: item[1])
   own, error = distances(one, double), distances(many, double)
   for name, difference in distances(many, one).items():
     assert difference <= max(1e-5, own[name]), (name, difference, own[name])
