@@ -21,7 +21,7 @@ _DISTURBANCE = (0.3, 0.4)  # range of its standard deviation, in units of a full
 class Robot:
   """Records episodes of a robot; `hidden_share` of them with the cue hidden after its first frames.
 
-  `disturbed_share` of them have the arm disturbed. `speed` is the balls', m/s.
+  `disturbed_share` of them have the arm disturbed, with so many `shoves` in a step. `speed` is the balls', m/s.
   """
 
   def __init__(
@@ -32,11 +32,13 @@ class Robot:
     source: str = "robot",
     robot: str = "slide_arm",
     disturbed_share: float = _DISTURBED_SHARE,
+    shoves: float = 0.0,
     speed: float = 0.0,
   ):
     self._env = CueReach(size, robot=robot, speed=speed)
+    self._ends_with_touch = bool(speed)  # what follows a rolling ball from near would teach to hover
     self._source, self._camera = source, BODIES[robot].camera
-    self._hidden_share, self._disturbed_share = hidden_share, disturbed_share
+    self._hidden_share, self._disturbed_share, self._shoves = hidden_share, disturbed_share, shoves
 
   def clip(self, rng: np.random.Generator) -> Clip:
     """The episode that `rng` draws; one that fails (about 1 in 60) is drawn again."""
@@ -51,7 +53,7 @@ class Robot:
     # Evaluation names its episodes by small seeds: these lie beyond.
     observation = env.reset(int(rng.integers(2**32, 2**63)))
     frames, states, actions, executed = [observation.images[self._camera]], [observation.state], [], []
-    disturbance = Disturbance(rng, scale, 3)
+    disturbance = Disturbance(rng, scale, 3, self._shoves)
     end = _FRAMES[1]
     while len(frames) < end:
       actions.append(env.expert())
@@ -60,6 +62,8 @@ class Robot:
       frames.append(observation.images[self._camera])
       states.append(observation.state)
       disturbance.advance()
+      if env.touched and self._ends_with_touch:
+        break
       if env.touched and end == _FRAMES[1]:
         end = min(max(len(frames) + _AFTER_TOUCH, _FRAMES[0]), _FRAMES[1])
     if env.touched != [BALLS[env.goal]]:
