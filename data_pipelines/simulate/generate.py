@@ -26,7 +26,9 @@ KINDS: dict[str, Callable[[int], Simulator]] = {
   "hand": Hand,
   "robot": Robot,
   "turned_robot": functools.partial(Robot, source="turned_robot", robot="turned_arm"),
-  "moving_robot": functools.partial(Robot, source="moving_robot", disturbed_share=1.0, shoves=0.04, speed=MOVING_SPEED),
+  "moving_robot": functools.partial(
+    Robot, hidden_share=0.0, source="moving_robot", disturbed_share=1.0, shoves=0.12, speed=MOVING_SPEED
+  ),
   "delayed2": functools.partial(DelayedRobot, source="delayed2", colors=2),
   "delayed4": functools.partial(DelayedRobot, source="delayed4", colors=4),
   "delayed8": functools.partial(DelayedRobot, source="delayed8", colors=8),

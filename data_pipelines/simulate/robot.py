@@ -13,6 +13,7 @@ from data_pipelines.simulate.filming import simulated_clip
 from data_pipelines.simulate.tabletop import BALLS
 
 _FRAMES = (21, 41)  # shortest and longest clip
+_CHASE = 61  # longest clip of a ball that rolls
 _AFTER_TOUCH = 6  # frames
 _DISTURBED_SHARE = 0.6  # of episodes, unless said otherwise
 _DISTURBANCE = (0.3, 0.4)  # range of its standard deviation, in units of a full command
@@ -54,7 +55,7 @@ class Robot:
     observation = env.reset(int(rng.integers(2**32, 2**63)))
     frames, states, actions, executed = [observation.images[self._camera]], [observation.state], [], []
     disturbance = Disturbance(rng, scale, 3, self._shoves)
-    end = _FRAMES[1]
+    end = most = _CHASE if self._ends_with_touch else _FRAMES[1]
     while len(frames) < end:
       actions.append(env.expert())
       executed.append(actions[-1] + disturbance.now)
@@ -64,7 +65,7 @@ class Robot:
       disturbance.advance()
       if env.touched and self._ends_with_touch:
         break
-      if env.touched and end == _FRAMES[1]:
+      if env.touched and end == most:
         end = min(max(len(frames) + _AFTER_TOUCH, _FRAMES[0]), _FRAMES[1])
     if env.touched != [BALLS[env.goal]]:
       return None

@@ -55,7 +55,14 @@ def test_robot_clips():
       by_executed = np.abs(np.diff(clip.state, axis=0)[:3] - 0.03 * np.clip(clip.executed[:3], -1, 1)).max()
       assert by_executed <= label + 1e-6
   assert {clip.executed is None for clip in clips} == {True, False}
-  assert all(clip.executed is not None for clip in generate("moving_robot", 3, seed=0, size=16))
+
+
+def test_clips_of_rolling_balls_show_where_no_expert_goes_and_end_with_the_touch():
+  clips = list(generate("moving_robot", 12, seed=0, size=16))
+  pushed = [np.linalg.norm(clip.executed - clip.action, axis=1) for clip in clips]
+  shoved = np.concatenate(pushed) > 1.2
+  assert 0.03 < shoved.mean() < 0.4
+  assert min(clip.frames for clip in clips) < 21 and max(clip.frames for clip in clips) <= 41
 
 
 def test_hand_and_physics_clips_have_no_labels():
