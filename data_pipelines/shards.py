@@ -92,7 +92,7 @@ def finalize(
     The shards' file names, in order.
 
   Raises:
-    KairosError: a shard is missing, or shards differ in the shapes of a source.
+    KairosError: a shard is missing or of an older version, or shards differ in the shapes of a source.
   """
   folder = locations.at(folder)
   parts = folder / PARTS
@@ -105,6 +105,8 @@ def finalize(
     if not (parts / f"{number:05d}.array_record").is_file():
       raise KairosError(f"dataset {name!r}: shard {number} of {len(numbers)} was not written")
     described, features = _load_statistics(parts / f"{number:05d}.safetensors")
+    if "sha256" not in described:
+      raise KairosError(f"dataset {name!r}: shard {number} is of an older version; delete {parts} and build it again")
     written.append({"records": described["records"], "sha256": described["sha256"]})
     indices.append(index_lib.read(parts / f"{number:05d}.{index_lib.INDEX}"))
     for source, values in described["contents"].items():

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float32
 
+from data_pipelines.simulate.action import checked
 from data_pipelines.simulate.observation import Observation
 from data_pipelines.simulate.scene import COLORS
 from data_pipelines.simulate.tabletop import ARM_COLOR, BALLS, STEP, Tabletop, arm
@@ -119,9 +120,7 @@ class CueReach:
     Raises:
       KairosError: the action is not three finite numbers.
     """
-    action = np.asarray(action, np.float64)
-    if action.shape != (3,) or not np.isfinite(action).all():
-      raise KairosError(f"action {action.tolist()} is not three finite numbers")
+    action = checked(action, 3)
     if self._speed:
       self.table.move_balls(self._rng, self._speed / _HZ)
     if not self.hold or self.frame >= CUE_FRAMES + self.hold:

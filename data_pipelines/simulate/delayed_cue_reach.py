@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float32
 
+from data_pipelines.simulate.action import checked
 from data_pipelines.simulate.cue_reach import BODIES, INSTRUCTION
 from data_pipelines.simulate.observation import Observation
 from data_pipelines.simulate.scene import COLORS
@@ -136,9 +137,7 @@ class DelayedCueReach:
     Raises:
       KairosError: the action is not three finite numbers.
     """
-    action = np.asarray(action, np.float64)
-    if action.shape != (3,) or not np.isfinite(action).all():
-      raise KairosError(f"action {action.tolist()} is not three finite numbers")
+    action = checked(action, 3)
     if released := self.frame >= self.go + GO_FRAMES - 1:
       self.table.drive(action)
     self.frame += 1

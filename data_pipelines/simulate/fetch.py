@@ -12,8 +12,9 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Float32
 
+from data_pipelines.simulate.action import checked
 from data_pipelines.simulate.observation import Observation
-from data_pipelines.simulate.packaged import Mark, Viewpoint, checked, simulator
+from data_pipelines.simulate.packaged import Mark, Viewpoint, simulator
 
 HORIZON = 60  # control steps
 STAYS = 5  # control steps

@@ -17,9 +17,10 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from data_pipelines.simulate.action import checked
 from data_pipelines.simulate.libero_script import BowlOnPlate
 from data_pipelines.simulate.observation import Observation
-from data_pipelines.simulate.packaged import checked, simulator
+from data_pipelines.simulate.packaged import simulator
 from data_pipelines.simulate.rendering import check_size, make_renderer
 from kairos_jax.errors import KairosError
 

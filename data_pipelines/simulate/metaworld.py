@@ -15,8 +15,9 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Float32
 
+from data_pipelines.simulate.action import checked
 from data_pipelines.simulate.observation import Observation
-from data_pipelines.simulate.packaged import Mark, Viewpoint, checked, simulator
+from data_pipelines.simulate.packaged import Mark, Viewpoint, simulator
 from kairos_jax.errors import KairosError
 
 HORIZON = 125  # control steps: the benchmark's 500

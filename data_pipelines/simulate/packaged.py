@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import mujoco
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from data_pipelines.simulate.rendering import make_renderer
 from kairos_jax.errors import KairosError
@@ -82,15 +82,3 @@ class Viewpoint:
     finally:
       self._renderer.disable_segmentation_rendering()
     return int((np.isin(shown[..., 0], indices) & (shown[..., 1] == int(kind))).sum())
-
-
-def checked(action: Float[np.ndarray, "A"], size: int) -> Float[np.ndarray, "A"]:
-  """The action within [-1, 1].
-
-  Raises:
-    KairosError: it is not so many finite numbers.
-  """
-  action = np.asarray(action, np.float64)
-  if action.shape != (size,) or not np.isfinite(action).all():
-    raise KairosError(f"action {action.tolist()} is not {size} finite numbers")
-  return np.clip(action, -1, 1)

@@ -53,8 +53,8 @@ class Reader:
     self.state_dim, self.action_dim = robot.state.dim, robot.action.dim
     self.size = model.saved.frame_size
 
-  def read(self, message: Mapping[str, Any]) -> Request:
-    """A request.
+  def read(self, message: Mapping[Any, Any]) -> Request:
+    """A request. Whatever came is a `message`, keys of any kind included.
 
     Cameras are taken from `images` by name, or from `observation/NAME`; each is [H, W, 3], or [T, H, W, 3] with all
     frames since the last request. The state is `state` or `observation/state`.
@@ -73,7 +73,7 @@ class Reader:
     videos = {name: image if image.ndim == 4 else image[None] for name, image in images.items()}
     return dataclasses.replace(request, images=videos)
 
-  def request(self, frames: UInt8[np.ndarray, "T H W 3"], state: Any, message: Mapping[str, Any]) -> Request:
+  def request(self, frames: UInt8[np.ndarray, "T H W 3"], state: Any, message: Mapping[Any, Any]) -> Request:
     """A request with frames of the model's size; raises as `read` does."""
     return Request(
       frames=frames,
@@ -95,7 +95,7 @@ class Reader:
     picture = embodiments.picture(self.robot.name, images, self.size)
     return picture if picture.ndim == 4 else picture[None]
 
-  def _previous(self, message: Mapping[str, Any]) -> dict[str, Any]:
+  def _previous(self, message: Mapping[Any, Any]) -> dict[str, Any]:
     """What is left of the chunk before, where a request has it and this server goes on from it."""
     if not self._chunking or (left := message.get("previous")) is None:
       return {}
@@ -122,7 +122,7 @@ class Reader:
     return state
 
 
-def text(message: Mapping[str, Any], key: str, longest: int) -> str | None:
+def text(message: Mapping[Any, Any], key: str, longest: int) -> str | None:
   """A text of a message, or None if it has none. Raises KairosError if it is something else or too long."""
   value = message.get(key)
   if value is not None and (not isinstance(value, str) or len(value) > longest):
@@ -130,7 +130,7 @@ def text(message: Mapping[str, Any], key: str, longest: int) -> str | None:
   return None if value is None else str(value)
 
 
-def _number(message: Mapping[str, Any], key: str, largest: int) -> int | None:
+def _number(message: Mapping[Any, Any], key: str, largest: int) -> int | None:
   value = message.get(key)
   if value is None:
     return None

@@ -98,6 +98,19 @@ def test_a_writer_that_begins_again_replaces_its_shard(tmp_path):
   assert captions(tmp_path) == ["clip 2", "clip 3"]
 
 
+def test_a_part_of_an_older_version_is_told(tmp_path, monkeypatch):
+  shards.write_shard([make_clip(1)], tmp_path, 0)
+  load = shards._load_statistics
+
+  def older(path):
+    described, features = load(path)
+    return {key: value for key, value in described.items() if key != "sha256"}, features
+
+  monkeypatch.setattr(shards, "_load_statistics", older)
+  with pytest.raises(KairosError, match="shard 0 is of an older version"):
+    shards.finalize(tmp_path, "toy", 1)
+
+
 def test_a_missing_part_is_told_and_nothing_is_lost(tmp_path):
   shards.write_shard([make_clip(1)], tmp_path, 0)
   with pytest.raises(KairosError, match="shard 1 of 2 was not written"):

@@ -10,7 +10,7 @@ import hypothesis
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kairos_jax.errors import KairosError
@@ -99,6 +99,7 @@ def read(model):
 
 
 @given(data=WIRE)
+@example(data=msgpack.packb({b"dtype": "<f4,<f4"}))
 @settings(max_examples=150, suppress_health_check=list(hypothesis.HealthCheck))
 def test_no_bytes_do_more_than_be_refused(read, data):
   read(data)

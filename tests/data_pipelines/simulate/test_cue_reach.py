@@ -129,5 +129,5 @@ def test_user_errors(env):
     CueReach(size=4)
   env.reset(0)
   for action in ([0, 0], [0, 0, np.nan]):
-    with pytest.raises(KairosError, match="three finite numbers"):
+    with pytest.raises(KairosError, match="3 finite numbers"):
       env.step(action)

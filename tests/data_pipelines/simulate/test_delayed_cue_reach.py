@@ -149,5 +149,5 @@ def test_user_errors(env):
   with pytest.raises(KairosError, match="delay is -4"):
     DelayedCueReach(16, delay=-4)
   env.reset(0)
-  with pytest.raises(KairosError, match="three finite numbers"):
+  with pytest.raises(KairosError, match="3 finite numbers"):
     env.step(np.full(3, np.nan))
