@@ -79,10 +79,12 @@ def training(
   shares = {TAUGHT: 0.5 if total else 1.0, **{name: 0.5 * count / total for name, count in counts.items()}}
   assert saved.model_config.action is not None
   causal = saved.model_config.video.causal_history
+  observed = max(1, (saved.clip_frames - 1) // saved.codec.time_stride) if causal else 1
   stage: dict[str, Any] = dict(
     actions=True,
     mixture=dict(start=shares, end=shares),
-    max_observed=max(1, (saved.clip_frames - 1) // saved.codec.time_stride) if causal else 1,
+    min_observed=-(-observed // 2),  # a policy decides after long histories as often as after short ones
+    max_observed=observed,
     crop="anywhere",
     frozen=("bridge/*", "video/*"),
     nft=dict(beta=1.0, lost=(LOST,)) if LOST in counts else None,
