@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
   config.order = ("robot",)
   config.init_from = config.data.units = "runs/demo"
   config.data.update(sources=("moving_robot",), frames=49)  # a chase is long, and its memory has to have been that long
-  config.train.update(steps=3000, checkpoint_every=500, explode_factor=50.0, max_delay=4)
+  config.train.update(steps=2500, checkpoint_every=500, explode_factor=50.0, max_delay=4)
   config.validation = None
   robot = config.stages.robot
   robot.share = 1.0

@@ -19,7 +19,7 @@ from kairos_jax import locations
 from kairos_jax.errors import KairosError
 from kairos_jax.locations import Location
 
-MOVING_SPEED = 0.15  # m/s of the balls: in the 0.8 s of a chunk twice as far as the tip reaches
+MOVING_SPEED = 0.08  # m/s of the balls: in the 0.8 s of a chunk further than the tip reaches
 Simulator = Physics | Hand | Robot | DelayedRobot | Demonstrations
 KINDS: dict[str, Callable[[int], Simulator]] = {
   "physics": Physics,
