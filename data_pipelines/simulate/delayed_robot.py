@@ -31,7 +31,7 @@ class DelayedRobot:
     while not over:
       actions.append(env.expert())
       labeled.append(env.frame >= env.go)
-      executed.append(actions[-1] + scale * rng.standard_normal(3))
+      executed.append(np.clip(actions[-1] + scale * rng.standard_normal(3), -1, 1))
       observation, over, success = env.step(executed[-1])
       frames.append(observation.images["front"])
       states.append(observation.state)

@@ -50,8 +50,9 @@ class Demonstrations:
     disturbance = Disturbance(rng, scale, _MOVES)
     while not over:
       actions.append(env.expert())
-      executed.append(actions[-1].astype(np.float64))
-      executed[-1][:_MOVES] += disturbance.now
+      told = actions[-1].astype(np.float64)
+      told[:_MOVES] += disturbance.now
+      executed.append(np.clip(told, -1, 1))
       observation, over, success = env.step(executed[-1])
       observations.append(observation)
       disturbance.advance()

@@ -58,7 +58,7 @@ class Robot:
     end = most = _CHASE if self._ends_with_touch else _FRAMES[1]
     while len(frames) < end:
       actions.append(env.expert())
-      executed.append(actions[-1] + disturbance.now)
+      executed.append(np.clip(actions[-1] + disturbance.now, -1, 1))
       observation, _, _ = env.step(executed[-1])
       frames.append(observation.images[self._camera])
       states.append(observation.state)
