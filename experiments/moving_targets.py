@@ -5,7 +5,7 @@
   kairos train --config=experiments/moving_targets.py --workdir=runs/moving
   kairos bench chunking --model=runs/moving --episodes=200
 
-The model of the demo goes on with the balls moving, and is given the first 0 to 4 actions of each chunk as they are.
+The model of the demo goes on with the balls moving, and is given the first 0 to 4 actions of each chunk as executed.
 So the same weights are asked for chunks that know nothing of the one before, that are guided to it, and that begin with
 it.
 
