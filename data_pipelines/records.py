@@ -190,9 +190,9 @@ def decode(record: bytes) -> Clip:
   fields["paraphrases"] = tuple(fields["paraphrases"])
   names = description["cameras"]
   expected = {"description", *_ARRAYS, *(f"{_CAMERA}{name}" for name in names), *({_LATENTS} & description.keys())}
-  if tensors.keys() - {_EXECUTED} != expected:
-    different = sorted((tensors.keys() - {_EXECUTED}) ^ expected)
-    raise KairosError(f"record fields differ from the schema: {different} missing or unknown")
+  expected |= {_EXECUTED} & tensors.keys()
+  if tensors.keys() != expected:
+    raise KairosError(f"record fields differ from the schema: {sorted(tensors.keys() ^ expected)} missing or unknown")
   fields[_EXECUTED] = tensors.get(_EXECUTED)
   fields |= {name: tensors[name] for name in _ARRAYS}
   if _LATENTS in description:

@@ -66,14 +66,9 @@ class Window:
     state, state_mask = _labels(
       clip.state, clip.state_mask, state_index, self.state_dim, normalizer.state if normalizer else None
     )
-    action, action_mask = _labels(
-      clip.action, clip.action_mask, action_index, self.action_dim, normalizer.action if normalizer else None
-    )
-    done = action
-    if clip.executed is not None:
-      done, _ = _labels(
-        clip.executed, clip.action_mask, action_index, self.action_dim, normalizer.action if normalizer else None
-      )
+    how = clip.action_mask, action_index, self.action_dim, normalizer.action if normalizer else None
+    action, action_mask = _labels(clip.action, *how)
+    executed = action if clip.executed is None else _labels(clip.executed, *how)[0]
     order = sorted(self.normalizers)
     return {
       **self._shown(clip, kept, length),
@@ -82,7 +77,7 @@ class Window:
       "state_mask": state_mask,
       "action": action,
       "action_mask": action_mask,
-      "executed": done,
+      "executed": executed,
       "action_hz": np.float32(clip.action_hz),
       "fps": np.float32(self.video_fps),
       "embodiment": np.int32(order.index(clip.embodiment) if normalizer else -1),

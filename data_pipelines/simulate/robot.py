@@ -55,7 +55,7 @@ class Robot:
     observation = env.reset(int(rng.integers(2**32, 2**63)))
     frames, states, actions, executed = [observation.images[self._camera]], [observation.state], [], []
     disturbance = Disturbance(rng, scale, 3, self._shoves)
-    end = most = _CHASE if self._ends_with_touch else _FRAMES[1]
+    end = _CHASE if self._ends_with_touch else _FRAMES[1]
     while len(frames) < end:
       actions.append(env.expert())
       executed.append(np.clip(actions[-1] + disturbance.now, -1, 1))
@@ -65,7 +65,7 @@ class Robot:
       disturbance.advance()
       if env.touched and self._ends_with_touch:
         break
-      if env.touched and end == most:
+      if env.touched and end == _FRAMES[1]:
         end = min(max(len(frames) + _AFTER_TOUCH, _FRAMES[0]), _FRAMES[1])
     if env.touched != [BALLS[env.goal]]:
       return None

@@ -228,9 +228,9 @@ class Server:
     previous: float | None,
   ) -> str | bytes:
     """The answer to a well-formed message. Raises what `_reply` turns into a line."""
-    endpoint = "infer" if (told := text(fields, "endpoint", MAX_NAME)) is None else told
+    endpoint = text(fields, "endpoint", MAX_NAME) if "endpoint" in fields else "infer"
     if endpoint not in _ENDPOINTS:
-      raise KairosError(f"endpoint is {endpoint[:40]!r}; it must be {' or '.join(_ENDPOINTS)}")
+      raise KairosError(f"endpoint is {str(endpoint)[:40]!r}; it must be {' or '.join(_ENDPOINTS)}")
     known = self._answered.get(session)
     if known and name is not None and known[0] == name:
       return known[1]  # asked again, because the answer was lost

@@ -116,7 +116,8 @@ def test_noise_draws_share_a_clip_and_each_has_its_own_noise(params, batch):
 def test_what_is_given_of_a_chunk_is_what_was_executed_at_level_0_and_costs_nothing(params, batch):
   """And the model's word on it does not count; the rest is as noisy as without."""
   model, free = oracle_of(params, batch), oracle_of(params, batch)
-  batch = {**batch, "executed": batch["action"] + np.random.default_rng(3).standard_normal(batch["action"].shape)}
+  noise = np.random.default_rng(3).standard_normal(batch["action"].shape).astype(np.float32)
+  batch = {**batch, "executed": batch["action"] + noise}
   executed = np.where(batch["action_mask"], batch["executed"], 0)[:, :CHUNK]
   numbers = dict(action_horizon=CHUNK, chunks_per_clip=8)
   loss, _ = objective_of(config_of(**numbers, max_delay=2), model)(params, batch, jax.random.key(0))
@@ -125,7 +126,7 @@ def test_what_is_given_of_a_chunk_is_what_was_executed_at_level_0_and_costs_noth
   delays = (np.asarray(model.seen["action_timestep"]) == 0).sum(axis=1)
   assert set(delays.tolist()) == {0, 1, 2}
   for row, delay in enumerate(delays):
-    np.testing.assert_allclose(model.seen["actions"][row, :delay], executed[row // 8, :delay], rtol=1e-6)
+    np.testing.assert_array_equal(model.seen["actions"][row, :delay], executed[row // 8, :delay])
     np.testing.assert_array_equal(model.seen["actions"][row, delay:], free.seen["actions"][row, delay:])
     assert set(np.asarray(model.seen["action_timestep"][row, delay:]).tolist()) == {
       float(free.seen["action_timestep"][row])

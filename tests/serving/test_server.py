@@ -57,6 +57,7 @@ def test_the_conversation_is_openpis(running):
     pack({}),
     pack({**observation(0), "endpoint": "kill"}),
     pack({**observation(0), "endpoint": np.zeros(2)}),
+    pack({**observation(0), "endpoint": None}),
     pack({**observation(0), "session_id": 4}),
     pack({"endpoint": "reset", "success": np.zeros(2)}),
     pack({**observation(0), "request_id": "x" * 101}),
