@@ -7,6 +7,7 @@ and its own take is longer than it has.
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import threading
 import time
@@ -21,8 +22,8 @@ from kairos_jax.serving.engine import Answer, Engine, Full
 from kairos_jax.serving.metrics import Metrics
 from kairos_jax.serving.observation import Request
 
-_MARGIN = 1.25  # batches take unequally long: what is promised is a little longer than what was measured
-_REMEMBER = 0.1  # weight of the latest batch in the running mean of their times
+_FADE = 0.99  # of the longest lag of the event loop, with every answer
+_LATEST = 32  # batches by which their time is known
 
 
 class Refused(Exception):
@@ -31,6 +32,24 @@ class Refused(Exception):
   def __init__(self, code: str, message: str):
     super().__init__(message)
     self.code = code
+
+
+class Pace:
+  """What batches of one size take.
+
+  Attributes:
+    best: seconds of one on a device that did nothing else.
+    promise: seconds that of the latest batches all but one kept to.
+  """
+
+  def __init__(self, best: float):
+    self.best = self.promise = best
+    self._latest: collections.deque[float] = collections.deque(maxlen=_LATEST)
+
+  def learn(self, seconds: float) -> None:
+    """Takes another batch into account."""
+    self._latest.append(seconds)
+    self.promise = sorted(self._latest)[-2] if len(self._latest) > 1 else self.best
 
 
 @dataclasses.dataclass
@@ -59,13 +78,14 @@ class Dispatcher:
     self._queue: collections.deque[_Job] = collections.deque()
     self._changed = threading.Condition()
     self._busy_until = 0.0  # when the batch at work should be done; 0: the device is free
-    self._seconds: dict[int, float] = {}  # of a batch, by its size
+    self._paces: dict[int, Pace] = {}  # of batches, by their size
+    self._lag = 0.0  # seconds that the event loop was late at most, lately
     self._state = "new"
     self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
   def start(self) -> None:
     """Compiles everything, which can take minutes, and starts the thread."""
-    self._seconds = self._engine.warm_up()
+    self._paces = {size: Pace(seconds) for size, seconds in self._engine.warm_up().items()}
     self._state = "open"
     self._thread.start()
 
@@ -76,7 +96,15 @@ class Dispatcher:
       Refused: it would come too late, there are too many sessions, or the server is ending.
       KairosError: the engine refuses it.
     """
-    allowed = self._deadline if request.deadline is None else request.deadline
+    return await self._put(session, request, arrived + self.admit(request.deadline, arrived))
+
+  def admit(self, deadline: float | None, arrived: float) -> float:
+    """Seconds that a request has which arrived at this moment of time.monotonic(); None: it does not say.
+
+    Raises:
+      Refused: it would come too late, or the server is ending.
+    """
+    allowed = self._deadline if deadline is None else deadline
     late = time.monotonic() - arrived
     with self._changed:
       if self._state != "open":
@@ -84,7 +112,7 @@ class Dispatcher:
       if (wait := late + self._wait()) > allowed:
         text = f"an answer would take {1000 * wait:.0f} ms; the deadline is {1000 * allowed:.0f} ms"
         raise Refused("overloaded", text)
-    return await self._put(session, request, arrived + allowed)
+    return allowed
 
   async def reset(self, session: str) -> None:
     """Forgets what a session saw, after what it has already asked."""
@@ -108,9 +136,13 @@ class Dispatcher:
 
   def _wait(self) -> float:
     """Seconds until a request that comes now would be answered, as far as one can tell."""
-    full, rest = divmod(sum(job.request is not None for job in self._queue), self._engine.batch)
-    batches = full * self._seconds[self._engine.batch] + self._seconds[bucket(rest + 1)]
-    return max(0.0, self._busy_until - time.monotonic()) + batches * _MARGIN
+    waiting = sum(job.request is not None for job in self._queue)
+    if not waiting and not self._busy_until:
+      return self._paces[1].best  # a free device takes who comes: only so it is seen that it is fast again
+    # Later ones may fill the batch. A busy event loop is as late in reading requests as it is in sending answers.
+    batches = waiting // self._engine.batch + 1
+    busy = max(0.0, self._busy_until - time.monotonic())
+    return busy + batches * self._paces[self._engine.batch].promise + 2 * self._lag
 
   async def _put(self, session: str, request: Request | None, deadline: float, act: Any = None) -> Any:
     job = _Job(session, asyncio.get_running_loop().create_future(), request, deadline, act)
@@ -131,7 +163,7 @@ class Dispatcher:
             return
           self._changed.wait()
         jobs = self._take()
-        self._busy_until = time.monotonic() + self._seconds[bucket(len(jobs))]
+        self._busy_until = time.monotonic() + self._paces[bucket(len(jobs))].promise
         self._metrics.queue.set(len(self._queue))
       self._work(jobs)
       self._metrics.sessions.set(self._engine.sessions)
@@ -155,10 +187,10 @@ class Dispatcher:
   def _work(self, jobs: list[_Job]) -> None:
     now = time.monotonic()
     if (act := jobs[0].act) is not None:
-      _tell(jobs[0], act())
+      self._tell(jobs[0], act())
       return
     for job in [job for job in jobs if now > job.deadline or job.future.cancelled()]:
-      _tell(job, Refused("overloaded", "the deadline passed while the request waited"))
+      self._tell(job, Refused("overloaded", "the deadline passed while the request waited"))
       jobs.remove(job)
     requests = {job.session: job.request for job in jobs if job.request is not None}
     if not requests:
@@ -169,27 +201,25 @@ class Dispatcher:
       logging.exception("a batch of %d requests failed", len(jobs))
       for job in jobs:
         self._engine.release(job.session)
-        _tell(job, Refused("internal", "the server failed; the session's memory was lost"))
+        self._tell(job, Refused("internal", "the server failed; the session's memory was lost"))
       return
     seconds = time.monotonic() - now
-    size = bucket(len(jobs))
-    self._seconds[size] += _REMEMBER * (seconds - self._seconds[size])
+    self._paces[bucket(len(jobs))].learn(seconds)
     self._metrics.batch_seconds.observe(seconds)
     self._metrics.batch_size.observe(len(jobs))
     for job in jobs:
       answer = answers[job.session]
-      _tell(job, Refused("overloaded", str(answer)) if isinstance(answer, Full) else answer)
+      self._tell(job, Refused("overloaded", str(answer)) if isinstance(answer, Full) else answer)
 
+  def _tell(self, job: _Job, result: Any) -> None:
+    """Gives a result, or an error, to the coroutine that waits; nothing if nobody does any more."""
+    told = time.monotonic()
 
-def _tell(job: _Job, result: Any) -> None:
-  """Gives a result, or an error, to the coroutine that waits; nothing if nobody does any more."""
+    def settle() -> None:
+      self._lag = max(time.monotonic() - told, _FADE * self._lag)
+      if not job.future.done():
+        failed = isinstance(result, Refused | KairosError)
+        job.future.set_exception(result) if failed else job.future.set_result(result)
 
-  def settle() -> None:
-    if not job.future.done():
-      failed = isinstance(result, Refused | KairosError)
-      job.future.set_exception(result) if failed else job.future.set_result(result)
-
-  try:
-    job.future.get_loop().call_soon_threadsafe(settle)
-  except RuntimeError:  # the loop has ended
-    pass
+    with contextlib.suppress(RuntimeError):  # the loop has ended
+      job.future.get_loop().call_soon_threadsafe(settle)

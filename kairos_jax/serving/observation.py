@@ -81,8 +81,12 @@ class Reader:
       prompt=text(message, "prompt", MAX_TEXT),
       seed=_number(message, "seed", 2**64 - 1),
       **self._previous(message),
-      deadline=None if (ms := _number(message, "deadline_ms", 3_600_000)) is None else ms / 1000,
+      deadline=self.deadline(message),
     )
+
+  def deadline(self, message: Mapping[Any, Any]) -> float | None:
+    """Seconds that a request has, None if it does not say; raises as `read` does."""
+    return None if (ms := _number(message, "deadline_ms", 3_600_000)) is None else ms / 1000
 
   def _frames(self, images: Mapping[str, np.ndarray]) -> UInt8[np.ndarray, "T H W 3"]:
     shapes = {image.shape[:-3] for image in images.values()}

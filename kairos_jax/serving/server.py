@@ -16,7 +16,7 @@ import http
 import importlib.metadata
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -39,6 +39,7 @@ from kairos_jax.serving.signals import on_signal
 OMNI_PATH = "/v1/realtime/robot/openpi"  # vllm-omni's; there a reset is answered in msgpack, elsewhere in text
 _RESET = "reset successful"
 _ENDPOINTS = ("infer", "reset")
+_SMALL = 64 << 10  # bytes that are read sooner than a thread can be handed them
 _LAST_WORDS = 5.0  # seconds that the last answers have to be sent
 
 
@@ -195,16 +196,15 @@ class Server:
     """The frame that answers a message, and whether the connection ends with it."""
     name, arrived = None, time.monotonic()
     try:
-      loop = asyncio.get_running_loop()
       if not isinstance(message, bytes):
         raise KairosError("a request is a binary frame")
-      fields = await loop.run_in_executor(self._decoders, unpack, message)
+      fields = await self._decode(len(message), unpack, message)
       if not isinstance(fields, dict):
         raise KairosError(f"a request is a map; this is a {type(fields).__name__}")
       name = text(fields, "request_id", MAX_NAME)
       session = text(fields, "session_id", MAX_NAME)
       session = own if session is None else f"session-{session}"
-      reply = await self._serve(connection, fields, session, name, arrived, previous)
+      reply = await self._serve(connection, fields, len(message), session, name, arrived, previous)
       self._metrics.requests.labels("answered").inc()
       return reply, False
     except (KairosError, WireError) as error:
@@ -222,6 +222,7 @@ class Server:
     self,
     connection: ServerConnection,
     fields: Mapping[str, Any],
+    size: int,
     session: str,
     name: str | None,
     arrived: float,
@@ -243,7 +244,8 @@ class Server:
       if name is None:
         return pack({"status": _RESET}) if path == OMNI_PATH else _RESET
       return pack({"status": _RESET, "request_id": name})
-    request = await asyncio.get_running_loop().run_in_executor(self._decoders, self._reader.read, fields)
+    self._dispatcher.admit(self._reader.deadline(fields), arrived)  # before its pictures are looked at
+    request = await self._decode(size, self._reader.read, fields)
     asked = time.monotonic()
     answer = await self._dispatcher.infer(session, request, arrived)
     if self._recorder:
@@ -268,6 +270,12 @@ class Server:
     if name is not None:
       self._answered[session] = name, reply
     return reply
+
+  async def _decode(self, size: int, function: Callable[[Any], Any], argument: Any) -> Any:
+    """What a function makes of a message of so many bytes, off the loop where that could keep others waiting."""
+    if size <= _SMALL:
+      return function(argument)
+    return await asyncio.get_running_loop().run_in_executor(self._decoders, function, argument)
 
   async def _sweep(self) -> None:
     """Takes memories from sessions that are idle."""
