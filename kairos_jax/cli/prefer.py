@@ -13,8 +13,8 @@ Every prompt, the beginning of an episode of CueReach, is rolled out --samples t
   task     the arm comes near the ball that has the color of the bar
   quality  the picture is as sharp as what was seen
 
-or people choose: where --choices is not there yet, OUT/films shows each prompt's rollouts beside each other, and the
-file gets a line for each choice (columns prompt, winner, loser, counted from 0).
+or people choose: where --choices is not there yet, OUT/films/index.html is a page that shows each prompt's rollouts and
+saves what is chosen. The file has a line for each choice (columns prompt, winner, loser, counted from 0).
 
 The table tells all scores, motion, sharpness and diversity on held-out prompts before and after, with the interval of
 95 % of the difference. The scores that did not rank the pairs are what the loop never saw. The last line says how many

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jinja2
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -22,6 +23,7 @@ from kairos_jax.interfaces import num_frames
 from kairos_jax.runtime import WorldModel
 
 _CHUNK = 8  # prompts at once
+_PAGE = Path(__file__).with_name("choices.html")
 SOURCE = "pairs"
 
 
@@ -74,11 +76,17 @@ def _videos(
   return videos.reshape(len(seen), samples, *videos.shape[1:])
 
 
-def film(rollouts: Rollouts, folder: Path, fps: float) -> None:
-  """Writes a video for each prompt, its rollouts beside each other, for people who choose."""
+def film(rollouts: Rollouts, folder: Path, fps: float) -> Path:
+  """Writes a video for each prompt, its rollouts beside each other, and the page on which people choose; returns it."""
   folder.mkdir(parents=True, exist_ok=True)
-  for number, videos in enumerate(rollouts.videos):
-    media.write_mp4(folder / f"{number:06d}.mp4", media.mosaic(list(videos), len(videos)), fps)
+  prompts = []
+  for number, (videos, instruction) in enumerate(zip(rollouts.videos, rollouts.instructions, strict=True)):
+    prompts.append({"film": f"{number:06d}.mp4", "instruction": instruction})
+    media.write_mp4(folder / prompts[-1]["film"], media.mosaic(list(videos), len(videos)), fps)
+  template = jinja2.Environment(autoescape=True).from_string(_PAGE.read_text(encoding="utf-8"))
+  with files.replaced(folder / "index.html") as partial:
+    Path(partial).write_text(template.render(prompts=prompts, samples=rollouts.videos.shape[1]), encoding="utf-8")
+  return folder / "index.html"
 
 
 def ranked(scores: Float[np.ndarray, "P N"]) -> list[tuple[int, int, int]]:

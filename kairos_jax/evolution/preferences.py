@@ -152,9 +152,8 @@ def _compared(before: Rollouts, after: Rollouts) -> dict[str, Any]:
 
 def _chosen(run: Preferences, train: Rollouts, workdir: Path, fps: float) -> list[tuple[int, int, int]]:
   if not Path(str(run.choices)).exists():
-    pairs.film(train, workdir / "films", fps)
-    columns = "a line for each choice, with the columns prompt, winner, loser, counted from 0"
-    raise KairosError(f"{run.choices} is not there; look at {workdir}/films and write it: {columns}")
+    page = pairs.film(train, workdir / "films", fps)
+    raise KairosError(f"{run.choices} is not there; open {page} in a browser, choose, and save it")
   return pairs.chosen(Path(str(run.choices)), run.prompts, run.samples)
 
 

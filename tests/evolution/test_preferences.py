@@ -1,5 +1,6 @@
 """Pairs from scores and from people, what they look like to training, and a whole run at the tiny shape."""
 
+import asyncio
 import dataclasses
 import json
 
@@ -16,7 +17,7 @@ from kairos_jax.evolution import pairs
 from kairos_jax.evolution.pairs import Rollouts
 from kairos_jax.interop import saved_model
 from kairos_jax.training.improving import halves
-from tests import tiny
+from tests import browser, tiny
 
 
 def test_the_command_knows_every_score():
@@ -51,6 +52,28 @@ def test_peoples_choices(tmp_path):
     path.write_text(text)
     with pytest.raises(KairosError, match=message):
       pairs.chosen(path, prompts=3, samples=4)
+
+
+@browser.needed
+def test_people_choose_on_a_page(tmp_path):
+  videos = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 16, 16, 3), np.uint8)
+  rollouts = Rollouts(videos[:, 0, :1], videos[:, 0], ["</script>a", "b", "c"], videos)
+  page = pairs.film(rollouts, tmp_path / "films", 10.0)
+
+  async def choose(keys, address):
+    async with browser.page(address, tmp_path / "profile") as (_, ask):
+      await browser.until(ask, "document.getElementById('film')?.readyState >= 2")
+      told = await ask("document.getElementById('instruction').textContent")
+      for key in keys:
+        await ask(f"document.dispatchEvent(new KeyboardEvent('keydown', {{key: '{key}'}}))")
+      await ask("document.querySelectorAll('#rollouts button')[1].click()")
+      return told, await ask("fetch(document.getElementById('save').href).then((reply) => reply.text())")
+
+  told, text = asyncio.run(choose("42s31bb4", page.as_uri()))
+  assert told == "</script>a"
+  (tmp_path / "choices.csv").write_text(text)
+  # The first prompt 4 over 2, the second skipped, the third 3 over 1; two back, and the second 4 over 2 in the end.
+  assert sorted(pairs.chosen(tmp_path / "choices.csv", 3, 4)) == [(0, 3, 1), (1, 3, 1), (2, 2, 0)]
 
 
 @pytest.mark.slow

@@ -5,11 +5,7 @@ import base64
 import contextlib
 import io
 import json
-import os
-import shutil
 import socket
-import subprocess
-import time
 import urllib.error
 import urllib.request
 
@@ -25,7 +21,7 @@ from kairos_jax.errors import KairosError
 from kairos_jax.runtime import WorldModel
 from kairos_jax.serving.playground import Options, Playground
 from kairos_jax.serving.worlds import Worlds
-from tests import tiny
+from tests import browser, tiny
 from tests.serving.conftest import Running
 
 STEPS = 1
@@ -245,82 +241,31 @@ def test_the_page_asks_no_other_host(page):
   assert "https://" not in text and "src=" not in text.replace("image.src", "")
 
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@contextlib.asynccontextmanager
-async def browser(address, folder):
-  """A page in a real browser, as a function that asks it something in its own language."""
-  options = ["--headless=new", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage", "--window-size=1000,900"]
-  options += ["--no-sandbox"] if os.getuid() == 0 else []
-  process = subprocess.Popen(
-    [CHROMIUM, *options, "--remote-debugging-port=0", f"--user-data-dir={folder}", address], stderr=subprocess.DEVNULL
-  )
-  try:
-    ports, end = folder / "DevToolsActivePort", time.monotonic() + 120
-    while not ports.exists() or len(ports.read_text().splitlines()) < 2:
-      assert process.poll() is None and time.monotonic() < end, "the browser did not start"
-      await asyncio.sleep(0.1)
-    port = ports.read_text().splitlines()[0]
-    targets: list = []
-    while not (targets := [one for one in targets if one["type"] == "page" and one["url"].startswith(address)]):
-      await asyncio.sleep(0.1)
-      targets = await asyncio.to_thread(lambda: json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/json")))
-    async with websockets.asyncio.client.connect(targets[0]["webSocketDebuggerUrl"], max_size=None) as connection:
-      count = 0
-
-      async def call(method, **params):
-        nonlocal count
-        count += 1
-        await connection.send(json.dumps({"id": count, "method": method, "params": params}))
-        async with asyncio.timeout(60):
-          while (reply := json.loads(await connection.recv())).get("id") != count:
-            pass
-        return reply["result"]
-
-      async def ask(script):
-        reply = await call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in reply, reply
-        return reply["result"].get("value")
-
-      yield call, ask
-  finally:
-    process.terminate()
-    process.wait(30)
-
-
-async def until(ask, script):
-  async with asyncio.timeout(90):
-    while not (value := await ask(script)):
-      await asyncio.sleep(0.1)
-  return value
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+@browser.needed
 def test_the_page_in_a_real_browser(page, tmp_path):
   async def play():
-    async with browser(page.http + "/", tmp_path) as (call, ask):
+    async with browser.page(page.http + "/", tmp_path) as (call, ask):
       number = "Number(document.getElementById('frame')?.textContent)"  # before the page is there: not a number
       pixels = "String(document.getElementById('screen').getContext('2d').getImageData(0, 0, 16, 16).data)"
-      await until(ask, f"document.readyState === 'complete' && {number} > 20")
+      await browser.until(ask, f"document.readyState === 'complete' && {number} > 20")
       before = await ask(pixels)
-      await until(ask, f"{pixels} !== '{before}'")
+      await browser.until(ask, f"{pixels} !== '{before}'")
       await ask("document.getElementById('pause').click()")
-      await until(ask, "document.getElementById('pause').textContent === 'go on'")
+      await browser.until(ask, "document.getElementById('pause').textContent === 'go on'")
       await asyncio.sleep(0.5)  # what was on its way
       stood = await ask(number)
       await asyncio.sleep(0.5)
       assert await ask(number) == stood
       await ask("document.getElementById('pause').click()")
-      await until(ask, f"{number} > {stood}")
+      await browser.until(ask, f"{number} > {stood}")
       name = await ask("location.hash")
       await ask("document.getElementById('prompt').value = 'pull'; document.getElementById('say').click()")
       await ask("document.getElementById('fork').click()")
-      await until(ask, f"location.hash !== '{name}'")
+      await browser.until(ask, f"location.hash !== '{name}'")
       assert await ask("document.getElementById('prompt').value") == "pull"
       await ask("document.querySelector('#starts img:nth-child(2)').click()")
-      await until(ask, "document.getElementById('worlds').children.length >= 2")
-      await until(ask, "document.getElementById('fps').textContent !== '-'")
+      await browser.until(ask, "document.getElementById('worlds').children.length >= 2")
+      await browser.until(ask, "document.getElementById('fps').textContent !== '-'")
       link = await ask("document.getElementById('download').href")
       assert link.startswith(page.http + "/video/world-")
       assert await ask("fetch(document.getElementById('download').href).then((reply) => reply.status)") == 200
