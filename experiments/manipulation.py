@@ -34,7 +34,8 @@ def get_config(robots: str = "metaworld") -> ConfigDict:
   names = tuple(robots.split("+"))
   config = cue_reach.get_config()
   config.order = ("robot",)
-  config.data.update(folder="runs/robots_data", sources=names, video_fps=20.0)
+  # Two seconds, nearly all of a demonstration: decisions have to be learned after as long a memory as they will have.
+  config.data.update(folder="runs/robots_data", sources=names, video_fps=20.0, frames=45)
   config.codec.channels = 8
   config.model.action.update(widths(names))
   config.train.update(steps=4000, checkpoint_every=200)
@@ -42,5 +43,6 @@ def get_config(robots: str = "metaworld") -> ConfigDict:
   share = dict.fromkeys(names, 1.0)
   robot = config.stages.robot
   robot.share = 1.0
+  robot.max_observed = 11
   robot.mixture = ConfigDict(dict(start=share, end=share))
   return config

@@ -1,4 +1,4 @@
-"""What a robot executes beside what it is told, so that data shows how to recover."""
+"""What a robot does wrong, so that data shows how to recover."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ class Disturbance:
   """A random walk that returns to zero, and shoves that take a robot to where no expert goes.
 
   Attributes:
-    now: what is added to the action of this step.
+    now: what is added, in this step, to an action or to where something is taken to be.
   """
 
   def __init__(self, rng: np.random.Generator, scale: float, size: int, shoves: float = 0.0):
@@ -18,8 +18,8 @@ class Disturbance:
 
     Args:
       rng: of all that follows.
-      scale: standard deviation of the walk, in units of a full command.
-      size: dimensions of an action.
+      scale: standard deviation of the walk, in units of what it is added to.
+      size: dimensions of that.
       shoves: chance that one begins in a step. It is stronger than any command, and of one direction while it lasts.
     """
     self._rng, self._scale, self._shoves = rng, scale, shoves

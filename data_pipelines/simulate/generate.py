@@ -27,7 +27,7 @@ KINDS: dict[str, Callable[[int], Simulator]] = {
   "robot": Robot,
   "turned_robot": functools.partial(Robot, source="turned_robot", robot="turned_arm"),
   "moving_robot": functools.partial(
-    Robot, hidden_share=0.0, source="moving_robot", disturbed_share=1.0, shoves=0.12, speed=MOVING_SPEED
+    Robot, hidden_share=0.0, source="moving_robot", disturbed_share=1.0, shoves=0.12, misjudges=0.05, speed=MOVING_SPEED
   ),
   "delayed2": functools.partial(DelayedRobot, source="delayed2", colors=2),
   "delayed4": functools.partial(DelayedRobot, source="delayed4", colors=4),
@@ -40,7 +40,7 @@ KINDS: dict[str, Callable[[int], Simulator]] = {
   "libero": functools.partial(Demonstrations, name="libero:spatial/0", source="libero"),
 }
 _PER_SHARD = 64
-_VERSION = 3  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade
+_VERSION = 4  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade
 
 
 def generate(kind: str, count: int, seed: int, size: int) -> Iterator[Clip]:

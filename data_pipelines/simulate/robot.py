@@ -22,7 +22,9 @@ _DISTURBANCE = (0.3, 0.4)  # range of its standard deviation, in units of a full
 class Robot:
   """Records episodes of a robot; `hidden_share` of them with the cue hidden after its first frames.
 
-  `disturbed_share` of them have the arm disturbed, with so many `shoves` in a step. `speed` is the balls', m/s.
+  `disturbed_share` of them have the arm disturbed, with so many `shoves` in a step. What is executed goes for a
+  ball that it `misjudges` by so much (standard deviation, m): like a policy's own actions, it does not tell where the
+  ball is. `speed` is the balls', m/s.
   """
 
   def __init__(
@@ -34,12 +36,14 @@ class Robot:
     robot: str = "slide_arm",
     disturbed_share: float = _DISTURBED_SHARE,
     shoves: float = 0.0,
+    misjudges: float = 0.0,
     speed: float = 0.0,
   ):
     self._env = CueReach(size, robot=robot, speed=speed)
     self._ends_with_touch = bool(speed)  # what follows a rolling ball from near would teach to hover
     self._source, self._camera = source, BODIES[robot].camera
     self._hidden_share, self._disturbed_share, self._shoves = hidden_share, disturbed_share, shoves
+    self._misjudges = misjudges
 
   def clip(self, rng: np.random.Generator) -> Clip:
     """The episode that `rng` draws; one that fails (about 1 in 60) is drawn again."""
@@ -55,14 +59,18 @@ class Robot:
     observation = env.reset(int(rng.integers(2**32, 2**63)))
     frames, states, actions, executed = [observation.images[self._camera]], [observation.state], [], []
     disturbance = Disturbance(rng, scale, 3, self._shoves)
+    error = Disturbance(rng, self._misjudges, 3) if self._misjudges else None
     end = _CHASE if self._ends_with_touch else _FRAMES[1]
     while len(frames) < end:
       actions.append(env.expert())
-      executed.append(np.clip(actions[-1] + disturbance.now, -1, 1))
+      does = env.expert(error.now) if error else actions[-1]
+      executed.append(np.clip(does + disturbance.now, -1, 1))
       observation, _, _ = env.step(executed[-1])
       frames.append(observation.images[self._camera])
       states.append(observation.state)
       disturbance.advance()
+      if error:
+        error.advance()
       if env.touched and self._ends_with_touch:
         break
       if env.touched and end == _FRAMES[1]:
@@ -77,7 +85,7 @@ class Robot:
       instruction=env.instruction,
       states=states,
       actions=actions,
-      executed=executed if scale else None,
+      executed=executed if scale or error else None,
       camera=self._camera,
     )
 
