@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from kairos_jax import locations
-from kairos_jax.cli.data_import import engine, parse_cameras, parse_size
+from kairos_jax.cli import engine
+from kairos_jax.cli.data_import import parse_cameras, parse_size
 from kairos_jax.errors import KairosError
 from kairos_jax.locations import Location
 
@@ -74,7 +75,7 @@ def run_ingest(values: flags.FlagValues) -> None:
     seconds, shots, rejected = 0.0, 0, 0
     with console.progress("shots", total=len(reader.parts)) as bar:
       rate = _Rate()
-      for done, total, entry in ingest(workspace, engine(values), _detector(values.shots)):
+      for done, total, entry in ingest(workspace, engine.of(values), _detector(values.shots)):
         seconds += entry.get("frames", 0) / entry.get("hz", 1)
         shots, rejected = shots + len(entry.get("shots", [])), rejected + ("rejected" in entry)
         bar.update(done, f"{shots} shots, {rejected} videos rejected; {rate(seconds, 'video s', done, total)}")
@@ -102,7 +103,7 @@ def run_curate(values: flags.FlagValues) -> None:
   total = len(workspace.reader().parts)
   with console.progress("scores", total=total) as bar:
     rate, clips = _Rate(), 0
-    for done, _, count in score(workspace, names, engine(values)):
+    for done, _, count in score(workspace, names, engine.of(values)):
       clips += count
       bar.update(done, f"{clips} clips; {rate(clips, 'clips', done, total)}")
   counts = decide(workspace, rules, taxonomy)
@@ -136,7 +137,7 @@ def run_caption(values: flags.FlagValues) -> None:
   ensemble = Ensemble(members, fuser, judge)
   with console.progress("captions", total=1) as bar:
     rate, clips = _Rate(), 0
-    for done, total, count in caption(workspace, ensemble, engine(values)):
+    for done, total, count in caption(workspace, ensemble, engine.of(values)):
       clips += count
       bar.update(done / total, f"{clips} clips; {rate(clips, 'clips', done, total)}")
   counts = ", ".join(f"{count} {name}" for name, count in sorted(summary(workspace).items()))
@@ -163,7 +164,7 @@ def run_pack(values: flags.FlagValues) -> None:
       values.out,
       values.name or Path(values.out).name,
       values.least,
-      engine(values),
+      engine.of(values),
       lambda done, so_far: bar.update(done, f"{so_far.clips} clips; {rate(so_far.clips, 'clips', done, total)}"),
       not values.raw,
     )

@@ -1,14 +1,11 @@
 """`kairos data import` and `export`: other formats to shards, and shards to LeRobot v3.0 or LIBERO's files."""
 
 import functools
-from typing import TYPE_CHECKING
 
 from absl import flags
 
+from kairos_jax.cli import engine
 from kairos_jax.errors import KairosError
-
-if TYPE_CHECKING:
-  from data_pipelines.engines.base import Engine
 
 
 def define_flags(table: flags.FlagValues) -> None:
@@ -29,12 +26,9 @@ def define_flags(table: flags.FlagValues) -> None:
   flags.DEFINE_float("hz", 0.0, "import: frames a second, where the files do not say", flag_values=table)
   flags.DEFINE_float("video_fps", None, "import: frames a second to keep; all if not given", flag_values=table)
   flags.DEFINE_float("max_seconds", 40.0, "import: longer episodes are cut", flag_values=table)
-  flags.DEFINE_enum("engine", "pool", ["pool", "ray"], "import, ingest to pack: what runs them", flag_values=table)
-  flags.DEFINE_string("address", "local", "ray: of the cluster; local starts one on this machine", flag_values=table)
-  flags.DEFINE_integer("models", 1, "ray: processes that hold models", lower_bound=1, flag_values=table)
-  flags.DEFINE_string("takes", "", "ray: what each of these takes, as in GPU:1; else a processor", flag_values=table)
+  engine.define_flags(table, "import, ingest to pack", processes=2)
+  engine.define_model_flags(table)
   flags.DEFINE_boolean("raw", False, "import, pack: store pixels uncompressed, to read faster", flag_values=table)
-  flags.DEFINE_integer("processes", 2, "import, ingest to pack: that read at once", lower_bound=1, flag_values=table)
 
 
 def run_import(values: flags.FlagValues) -> None:
@@ -66,7 +60,7 @@ def run_import(values: flags.FlagValues) -> None:
       recipe,
       on_part=lambda done, so_far: bar.update(done, str(so_far)),
       reopen=reopen,
-      engine=engine(values),
+      engine=engine.of(values),
       compressed=not values.raw,
     )
   console.show(f"{values.out}: {report}")
@@ -102,24 +96,6 @@ def run_export(values: flags.FlagValues) -> None:
 
     episodes = write(clips(), values.out)
   console.show(f"{values.out}: {episodes} episodes of {name}; {report.holes} records could not be read")
-
-
-def engine(values: flags.FlagValues) -> "Engine":
-  """What the work runs on.
-
-  Raises:
-    KairosError: `--takes` is not of the form NAME:NUMBER.
-  """
-  if values.engine == "pool":
-    from data_pipelines.engines.pool import Pool
-
-    return Pool(values.processes)
-  from data_pipelines.engines.cluster import Cluster
-
-  name, _, amount = values.takes.partition(":")
-  if values.takes and not (name and amount.isdecimal() and int(amount)):
-    raise KairosError(f"--takes={values.takes} is not NAME:NUMBER of a resource of Ray, as in GPU:1 or TPU:4")
-  return Cluster(values.address, values.processes, values.models, (name, int(amount)) if values.takes else None)
 
 
 def parse_cameras(text: str) -> dict[str, str]:

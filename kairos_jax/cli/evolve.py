@@ -14,7 +14,8 @@ Methods; only the action tower trains, for --steps updates in each:
 A round that makes the policy worse on the held-out episodes is rolled back. The best policy's folder is printed, and
 OUT/report.json has every round. OUT/round_N/changed.mp4 shows held-out episodes that a round newly solved or lost,
 before and after it. OUT/replay holds every finished episode, never changed, with the hash of the model that acted. The
-same line goes on with a run that was killed; more --rounds go on with a finished one.
+same line goes on with a run that was killed; more --rounds go on with a finished one. Rollouts take --processes of this
+machine, or of a Ray cluster with --engine=ray and the extra `ray`; each loads the model, and the results are the same.
 
 The base should succeed in 0.4 to 0.7 of its episodes: of one that hardly fails there is little to learn, and the
 successes of one that guesses are chance.
@@ -26,7 +27,7 @@ from typing import Any
 
 from absl import flags
 
-from kairos_jax.cli import arguments
+from kairos_jax.cli import arguments, engine
 
 _METHODS = ["filtered", "nft", "demonstrations", "placebo"]
 
@@ -45,6 +46,7 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_float("learning_rate", 5e-4, "peak, of a round's training", lower_bound=0.0, flag_values=table)
   flags.DEFINE_integer("held_out", 100, "episodes that judge a round", lower_bound=1, flag_values=table)
   flags.DEFINE_integer("seed", 0, "of all that chance decides", lower_bound=0, flag_values=table)
+  engine.define_flags(table, "processes that roll out", processes=1)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
@@ -68,7 +70,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
   known("environment", values.env, [*BALL_SPEEDS, *ENVIRONMENTS])
   given: dict[str, Any] = {field.name: values[field.name].value for field in dataclasses.fields(Evolution)}
   run, out = Evolution(**given), Path(values.out)
-  best = evolve(run, out)
+  best = evolve(run, out, engine=engine.of(values))
   for film in films.write(run, out, json.loads((out / "report.json").read_text())["rounds"]):
     console.show(f"what the round changed: {film}")
   console.show(f"best policy: {best}")

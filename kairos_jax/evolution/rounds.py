@@ -9,21 +9,19 @@ The only expert is in the demonstrations: an environment's script raises if it i
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from data_pipelines import embodiments
-from data_pipelines.records import Clip
-from data_pipelines.simulate.filming import episode_clip
+from data_pipelines.engines.base import Engine
+from data_pipelines.engines.pool import HERE
 from kairos_jax import console, files, runtime, seeds
-from kairos_jax.errors import KairosError
-from kairos_jax.evaluation.comparison import CUE_REACH, ENTRIES, Arena, compare
+from kairos_jax.evaluation.comparison import CUE_REACH, compare
 from kairos_jax.evaluation.record import EpisodeRecord
 from kairos_jax.evolution import refine
 from kairos_jax.evolution.refine import Method
+from kairos_jax.evolution.rollouts import RollOut, roll_out
 from kairos_jax.interop import saved_model
-from kairos_jax.replay import Origin, Replay
+from kairos_jax.replay import Replay
 from kairos_jax.runtime import WorldModel
 from kairos_jax.training import claim_workdir, curriculum
 
@@ -57,7 +55,7 @@ class Evolution:
   seed: int = 0
 
 
-def evolve(run: Evolution, workdir: Path, shared: Path | None = None) -> Path:
+def evolve(run: Evolution, workdir: Path, shared: Path | None = None, engine: Engine = HERE) -> Path:
   """Runs the rounds that are left; the folder of the best policy.
 
   Writes `round_N/` with the datasets, the training and `round.json`, and `report.json`.
@@ -66,6 +64,7 @@ def evolve(run: Evolution, workdir: Path, shared: Path | None = None) -> Path:
     run: what to do.
     workdir: folder of the run.
     shared: in which `replay/` and `evaluation.jsonl` lie, which runs of one base can share; None: the run's folder.
+    engine: whose processes roll out, which changes no result.
 
   Raises:
     KairosError: the folder belongs to another run, or the model, the data or the environment are not there or do not go
@@ -78,7 +77,7 @@ def evolve(run: Evolution, workdir: Path, shared: Path | None = None) -> Path:
       home = workdir / f"round_{number}"
       done = home / "round.json"
       if not done.exists():
-        files.write_json(done, _round(run, number, best, home, Replay((shared or workdir) / "replay"), record))
+        files.write_json(done, _round(run, number, best, home, (shared or workdir) / "replay", record, engine))
         console.show(_told(json.loads(done.read_text())))
       one = json.loads(done.read_text())
       told.append(one)
@@ -99,14 +98,14 @@ def refined_in(home: Path) -> Path:
 
 
 def _round(
-  run: Evolution, number: int, best: Path, home: Path, replay: Replay, record: EpisodeRecord
+  run: Evolution, number: int, best: Path, home: Path, replay: Path, record: EpisodeRecord, engine: Engine
 ) -> dict[str, Any]:
-  model = runtime.load(best)
-  name = saved_model.content_hash(model.saved)
+  name = saved_model.content_hash(saved_model.load(best))
   count = 0 if run.method == "demonstrations" else run.episodes
   named = [seeds.derive(run.seed, "evolution", number, episode) for episode in range(count)]
-  roll_out(model, name, run.env, named, replay)
-  episodes = [(clip, origin.success) for clip, origin in replay.episodes(name, run.env, named)]
+  roll_out(RollOut(best, name, run.env, len(named), replay), named, engine)
+  episodes = [(clip, origin.success) for clip, origin in Replay(replay).episodes(name, run.env, named)]
+  model = runtime.load(best)
   sets = refine.sort_out(episodes, run.method, seeds.derive(run.seed, "outcomes", number))
   counts = refine.write_datasets(home / "data", Path(run.demonstrations), sets)
   config = refine.training(
@@ -139,46 +138,6 @@ def _told(one: dict[str, Any]) -> str:
   )
 
 
-def roll_out(model: WorldModel, name: str, env: str, every: list[int], replay: Replay) -> None:
-  """Runs those of the episodes that the replay lacks, and keeps each as it ends."""
-  there = replay.kept(name, env)
-  waiting = [seed for seed in every if seed not in there]
-  if not waiting:
-    return
-  with console.progress("rollouts", len(every), done=len(every) - len(waiting)) as bar:
-    for clip, origin in _episodes(model, name, env, every, waiting):
-      replay.add(clip, origin)
-      bar.advance()
-
-
-def _episodes(
-  model: WorldModel, name: str, env: str, every: list[int], waiting: list[int]
-) -> Iterator[tuple[Clip, Origin]]:
-  arena = Arena(model, env, len(every))
-  for environment in arena.environments:
-    environment.expert = _no_expert  # type: ignore[method-assign]
-  there = arena.environments[0]
-  for episode in arena.play(ENTRIES["model"], waiting):
-    origin = Origin(name, env, episode.seed, episode.success)
-    clip = episode_clip(
-      [seen.images for seen in episode.observations],
-      [seen.state for seen in episode.observations],
-      episode.actions,
-      source="rollouts",
-      embodiment=episode.embodiment,
-      license=there.license,
-      caption=there.instruction,
-      instruction=there.instruction,
-      provenance={"origin": origin._asdict()},
-      stride=round(embodiments.get(episode.embodiment).control_hz / model.saved.video_fps),
-    )
-    yield clip, origin
-
-
 def _held_out(model: WorldModel, run: Evolution, record: EpisodeRecord) -> float:
   scores = compare(model, ["model"], episodes=run.held_out, record=record, env=run.env, seed=run.seed)
   return scores["model"].rate.value
-
-
-def _no_expert(*_: Any) -> NoReturn:
-  raise KairosError("the expert is asked for an action after the demonstrations were made; allowed: never")

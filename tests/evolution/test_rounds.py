@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from data_pipelines import records
-from data_pipelines.simulate.cue_reach import CueReach
 from data_pipelines.simulate.generate import build
 from kairos_jax import files
 from kairos_jax.cli import evolve as evolve_command
@@ -21,7 +20,6 @@ from kairos_jax.evolution import refine, rounds
 from kairos_jax.evolution.rounds import Evolution, evolve
 from kairos_jax.interop import saved_model
 from kairos_jax.replay import Replay
-from kairos_jax.runtime import WorldModel
 from kairos_jax.training.run_config import parse_run
 from tests import tiny
 from tests.evolution.killed import episode
@@ -53,11 +51,11 @@ def arranged(tmp_path, tiny_saved, monkeypatch):
   (tmp_path / "taught").mkdir()
   trained, rates = [], {}
 
-  def roll_out(model, name, env, every, replay):
+  def roll_out(work, every, engine):
     for number, seed in enumerate(every):
       clip, origin = episode(number)
-      origin = origin._replace(model=name, environment=env, seed=seed)
-      replay.add(dataclasses.replace(clip, provenance={"origin": origin._asdict()}), origin)
+      origin = origin._replace(model=work.name, environment=work.env, seed=seed)
+      Replay(work.replay).add(dataclasses.replace(clip, provenance={"origin": origin._asdict()}), origin)
 
   def run(config, workdir):
     parse_run(config)
@@ -115,25 +113,6 @@ def test_what_a_round_asks_of_training(arranged):
   evolve(evolution(folder, rounds=1, method="demonstrations"), folder / "control")
   stage = parse_run(trained[-1]).stages["refined"]
   assert stage.nft is None and stage.mixture.start == {"taught": 1.0} and "video/*" in stage.frozen
-
-
-def test_an_episode_is_kept_with_what_was_seen_and_done(tmp_path, monkeypatch):
-  """The model of random weights acts; its script, the expert, cannot be asked."""
-  saved = dataclasses.replace(tiny.saved(), frame_size=(16, 16))
-  replay = Replay(tmp_path)
-  monkeypatch.setattr("data_pipelines.simulate.cue_reach.HORIZON", 8)
-  rounds.roll_out(WorldModel(saved), "m" * 64, "cue_reach", [3], replay)
-  ((clip, origin),) = replay.episodes("m" * 64, "cue_reach")
-  assert origin.seed == 3 and not origin.success and clip.instruction == CueReach.instruction
-  assert clip.frames == len(clip.state) == len(clip.action) + 1 == 9
-  environment = CueReach(16)
-  seen = environment.reset(3)
-  for number, action in enumerate(clip.action):
-    np.testing.assert_array_equal(clip.cameras["front"][number], seen.images["front"])
-    np.testing.assert_array_equal(clip.state[number], seen.state)
-    seen, _, _ = environment.step(action)
-  with pytest.raises(KairosError, match="the expert is asked"):
-    rounds._no_expert()
 
 
 @pytest.mark.slow
