@@ -15,12 +15,13 @@ from data_pipelines.simulate.demonstrations import Demonstrations
 from data_pipelines.simulate.hand import Hand
 from data_pipelines.simulate.physics import Physics
 from data_pipelines.simulate.robot import Robot
+from data_pipelines.simulate.worded import Worded
 from kairos_jax import locations
 from kairos_jax.errors import KairosError
 from kairos_jax.locations import Location
 
 MOVING_SPEED = 0.08  # m/s of the balls: in the 0.8 s of a chunk further than the tip reaches
-Simulator = Physics | Hand | Robot | DelayedRobot | Demonstrations
+Simulator = Physics | Hand | Robot | DelayedRobot | Demonstrations | Worded
 KINDS: dict[str, Callable[[int], Simulator]] = {
   "physics": Physics,
   "hand": Hand,
@@ -38,6 +39,7 @@ KINDS: dict[str, Callable[[int], Simulator]] = {
   "metaworld": functools.partial(Demonstrations, name="metaworld", source="metaworld"),
   "fetch": functools.partial(Demonstrations, name="fetch", source="fetch"),
   "libero": functools.partial(Demonstrations, name="libero:spatial/0", source="libero"),
+  "worded": Worded,
 }
 _PER_SHARD = 64
 _VERSION = 4  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade

@@ -39,6 +39,7 @@ COMMANDS = {
   "merge": Command("kairos_jax.cli.merge", "make one model of several that were trained from one"),
   "evolve": Command("kairos_jax.cli.evolve", "let a policy get better by acting, and judge every round"),
   "prefer": Command("kairos_jax.cli.prefer", "let a model's imagination learn what is preferred, and report the rest"),
+  "align": Command("kairos_jax.cli.align", "find the words that a video model obeys, by rolling out and rewriting"),
   "ablate": Command("kairos_jax.cli.ablate", "train a grid of towers on a task of memory, and compare them"),
   "serve": Command("kairos_jax.cli.serve", "serve a trained model to robots over a websocket"),
   "play": Command("kairos_jax.cli.play", "watch a model's imagination on a page, and steer it"),
@@ -70,6 +71,7 @@ EXAMPLES = """\
   kairos merge --models=runs/a,runs/b --method=soup --out=runs/merged
   kairos evolve --model=runs/base --demonstrations=runs/data/robot --method=filtered --out=runs/evolved
   kairos prefer --model=runs/demo --data=runs/demo/data/robot --score=arm --out=runs/preferred
+  kairos align --model=runs/worded --out=runs/aligned
   kairos bench scaling
   kairos bench kernels --op=gated_delta
   kairos kernels check --targets=v5e,v6e

@@ -32,5 +32,5 @@ def test_it_captions_and_what_it_says_without_json_is_one_line(home, monkeypatch
   view = View(make_clip(3, frames=12, size=24))
   assert captioner.caption(view).detailed == "It glows."
   assert "frames of one video" in asked[0]
-  with pytest.raises(KairosError, match="gave no caption but 'It glows.'"):
+  with pytest.raises(KairosError, match="gave no answer in JSON but 'It glows.'"):
     captioner.caption(view)

@@ -106,23 +106,23 @@ class Server:
           break
       except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         problem = f"{type(error).__name__} {error}"
-    raise KairosError(f"{self.url} gave no caption: {problem[:200]}")
+    raise KairosError(f"{self.url} gave no answer: {problem[:200]}")
 
 
-def ask(model: Model, text: str, view: View) -> dict[str, Any]:
-  """The JSON object that a model answers to a text and a clip's frames.
+def ask(model: Model, text: str, pictures: Sequence[UInt8[np.ndarray, "H W 3"]]) -> dict[str, Any]:
+  """The JSON object that a model answers to a text and pictures.
 
   Raises:
     KairosError: it gave none in all attempts; what it said last is told.
   """
   said = ""
   for _ in range(model.attempts):
-    said = model.complete(text, list(view.stills))
+    said = model.complete(text, pictures)
     try:
       return _object(said)
     except (ValueError, RecursionError):
       continue
-  raise KairosError(f"{model.name} gave no caption but {said[:100]!r}")
+  raise KairosError(f"{model.name} gave no answer in JSON but {said[:100]!r}")
 
 
 class ChatCaptioner:
@@ -135,7 +135,7 @@ class ChatCaptioner:
 
   def caption(self, view: View) -> Caption:
     """Describes one clip."""
-    return _caption(ask(self._model, DESCRIBE, view))
+    return _caption(ask(self._model, DESCRIBE, list(view.stills)))
 
 
 class ChatFuser:
@@ -148,7 +148,7 @@ class ChatFuser:
     if len(captions) == 1:
       return captions[0]
     given = json.dumps([dataclasses.asdict(caption) for caption in captions], ensure_ascii=False)
-    return _caption(ask(self._model, FUSE + given, view))
+    return _caption(ask(self._model, FUSE + given, list(view.stills)))
 
 
 class ChatJudge:
@@ -161,7 +161,7 @@ class ChatJudge:
 
   def judge(self, view: View, caption: Caption) -> Verdict:
     """Of one clip and its caption."""
-    answer = ask(self._model, JUDGE + json.dumps(dataclasses.asdict(caption), ensure_ascii=False), view)
+    answer = ask(self._model, JUDGE + json.dumps(dataclasses.asdict(caption), ensure_ascii=False), list(view.stills))
     score = answer.get("score")
     if not isinstance(score, int | float) or isinstance(score, bool) or not 0 <= score <= 1:
       raise KairosError(f"{self.name} judged with {score!r}: a number from 0 to 1 is required")
