@@ -337,13 +337,12 @@ def _serving(values: flags.FlagValues) -> None:
   ms = lambda x: f"{1000 * x:.0f} ms"  # noqa: E731
   spread = lambda one: f"{one.rate:.1f}/s, half within {ms(one.p50)}, 99 % within {ms(one.p99)}"  # noqa: E731
   with load.serving(f"--model={values.model}", f"--sessions={robots}", f"--steps={values.steps}") as server:
-    if hasattr(os, "sched_setaffinity"):  # robots are other machines: they shall not take the server's time everywhere
-      os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     one = asyncio.run(trial.alone(server.uri, seconds))
     show(f"one robot: {spread(one.answered)}; network and client {ms(one.network)}")
-    able = asyncio.run(trial.capacity(server.uri, robots, seconds))
-    show(f"{robots} robots: {spread(able)}")
-    over = asyncio.run(trial.overload(server.uri, robots, trial.OVERLOAD * able.rate, seconds, deadline))
+    with load.on_one_processor():
+      able = asyncio.run(trial.capacity(server.uri, robots, seconds))
+      show(f"{robots} robots: {spread(able)}")
+      over = asyncio.run(trial.overload(server.uri, robots, trial.OVERLOAD * able.rate, seconds, deadline))
     show(f"overload, {over.offered:.0f} requests/s with a deadline of {ms(deadline)}: answered {spread(over.answered)}")
     share, refused = over.answered.rate / able.rate, spread(over.refused)
     show(f"  {share:.0%} of what it can; refused {refused}; no robot was left for {over.missing}")

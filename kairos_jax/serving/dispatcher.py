@@ -23,7 +23,7 @@ from kairos_jax.serving.metrics import Metrics
 from kairos_jax.serving.observation import Request
 
 _FADE = 0.99  # of the longest lag of the event loop, with every answer
-_LATEST = 32  # batches by which their time is known
+_RECENT = 10.0  # seconds for which a batch's time is remembered
 
 
 class Refused(Exception):
@@ -39,17 +39,31 @@ class Pace:
 
   Attributes:
     best: seconds of one on a device that did nothing else.
-    promise: seconds that of the latest batches all but one kept to.
   """
 
   def __init__(self, best: float):
-    self.best = self.promise = best
-    self._latest: collections.deque[float] = collections.deque(maxlen=_LATEST)
+    self.best = self._promise = best
+    self._recent: collections.deque[tuple[float, float]] = collections.deque()  # when, and how many seconds
 
-  def learn(self, seconds: float) -> None:
+  def learn(self, now: float, seconds: float) -> None:
     """Takes another batch into account."""
-    self._latest.append(seconds)
-    self.promise = sorted(self._latest)[-2] if len(self._latest) > 1 else self.best
+    self._recent.append((now, seconds))
+    self._measure()
+
+  def promise(self, now: float) -> float:
+    """Seconds that of the recent batches all but one in fifty kept to, and at least all but one.
+
+    What is long ago is forgotten, or a device that was slow once would be refused to all who could show that it is not.
+    """
+    if self._recent and self._recent[0][0] < now - _RECENT:
+      while self._recent and self._recent[0][0] < now - _RECENT:
+        self._recent.popleft()
+      self._measure()
+    return self._promise
+
+  def _measure(self) -> None:
+    times = sorted(seconds for _, seconds in self._recent)
+    self._promise = times[-2 - len(times) // 50] if len(times) > 1 else self.best
 
 
 @dataclasses.dataclass
@@ -136,13 +150,13 @@ class Dispatcher:
 
   def _wait(self) -> float:
     """Seconds until a request that comes now would be answered, as far as one can tell."""
-    waiting = sum(job.request is not None for job in self._queue)
+    waiting, now = sum(job.request is not None for job in self._queue), time.monotonic()
     if not waiting and not self._busy_until:
-      return self._paces[1].best  # a free device takes who comes: only so it is seen that it is fast again
+      return self._paces[1].best  # a free device takes who comes
     # Later ones may fill the batch. A busy event loop is as late in reading requests as it is in sending answers.
     batches = waiting // self._engine.batch + 1
-    busy = max(0.0, self._busy_until - time.monotonic())
-    return busy + batches * self._paces[self._engine.batch].promise + 2 * self._lag
+    busy = max(0.0, self._busy_until - now)
+    return busy + batches * self._paces[self._engine.batch].promise(now) + 2 * self._lag
 
   async def _put(self, session: str, request: Request | None, deadline: float, act: Any = None) -> Any:
     job = _Job(session, asyncio.get_running_loop().create_future(), request, deadline, act)
@@ -163,7 +177,8 @@ class Dispatcher:
             return
           self._changed.wait()
         jobs = self._take()
-        self._busy_until = time.monotonic() + self._paces[bucket(len(jobs))].promise
+        now = time.monotonic()
+        self._busy_until = now + self._paces[bucket(len(jobs))].promise(now)
         self._metrics.queue.set(len(self._queue))
       self._work(jobs)
       self._metrics.sessions.set(self._engine.sessions)
@@ -203,8 +218,9 @@ class Dispatcher:
         self._engine.release(job.session)
         self._tell(job, Refused("internal", "the server failed; the session's memory was lost"))
       return
-    seconds = time.monotonic() - now
-    self._paces[bucket(len(jobs))].learn(seconds)
+    ended = time.monotonic()
+    seconds = ended - now
+    self._paces[bucket(len(jobs))].learn(ended, seconds)
     self._metrics.batch_seconds.observe(seconds)
     self._metrics.batch_size.observe(len(jobs))
     for job in jobs:
