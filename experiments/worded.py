@@ -25,7 +25,8 @@ def get_config() -> ConfigDict:
   config.validation = None
   share = dict(worded=1.0)
   worded = config.stages.hand.to_dict()
-  worded.update(share=1.0, mixture=dict(start=share, end=share), max_observed=12, crop="start")
+  # Words matter most at the beginning: later, what was seen tells how it goes on.
+  worded.update(share=1.0, mixture=dict(start=share, end=share), max_observed=2, crop="start")
   worded.update(tasks=dict(ti2v=1.0), optimizer=dict(peak_lr=3e-3, weight_decay=0.0))
   config.stages = ConfigDict(dict(worded=worded))
   return config

@@ -143,6 +143,7 @@ async def steady(server: Process, robots: int, seconds: float) -> Steady:
     rng = np.random.default_rng(which)
     while going_on():
       async with load.robots(server.uri, 1, session=f"robot-{which}") as (client,):
+        answered += 1  # it has begun
         for _ in range(int(rng.integers(1, 12))):
           if rng.random() < 0.2:
             await client.reset()
