@@ -4,7 +4,7 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from data_pipelines.simulate.worded import SENTENCE, SLOTS, Wish, Worded
 from kairos_jax import seeds
@@ -33,13 +33,15 @@ class Problem(NamedTuple):
     said: the user's words.
     wish: what they mean.
     seen: the frames that the model is given.
-    films: what is seen later, for every wish in the order of `every`.
+    films: what is seen later, for every wish.
+    arms: which of their pixels are the arm's.
   """
 
   said: str
   wish: Wish
   seen: UInt8[np.ndarray, "S H W 3"]
-  films: UInt8[np.ndarray, "W T H W 3"]
+  films: UInt8[np.ndarray, "K T H W 3"]
+  arms: Bool[np.ndarray, "K T H W"]
 
   @property
   def truth(self) -> UInt8[np.ndarray, "T H W 3"]:
@@ -54,13 +56,13 @@ def problems(count: int, size: int, seen: int, frames: int, seed: int) -> list[P
     scene, wish = int(rng.integers(2**63)), _EVERY[rng.integers(len(_EVERY))]
     films = np.stack([np.stack(camera.film(scene, one)) for one in _EVERY])[:, : seen + frames]
     said = SENTENCE.format(**{name: _SAID[word] for name, word in zip(SLOTS, wish, strict=True)})
-    found.append(Problem(said, wish, films[0, :seen], films[:, seen:]))
+    found.append(Problem(said, wish, films[0, :seen], films[:, seen:], arm(films[:, seen:])))
   return found
 
 
 def perceived(problem: Problem, video: UInt8[np.ndarray, "T H W 3"]) -> Wish:
   """The wish that came true: in its film the arm is most nearly where it is in the video."""
-  apart = np.not_equal(arm(problem.films), arm(video)).mean(axis=(-3, -2, -1))
+  apart = np.not_equal(problem.arms, arm(video)).mean(axis=(-3, -2, -1))
   return _EVERY[int(apart.argmin())]
 
 
