@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 
 from kairos_jax import seeds
 from kairos_jax.errors import KairosError
+from kairos_jax.interfaces import num_frames
 from kairos_jax.model.memory import require_constant_size
 from kairos_jax.resident import resident_bytes
 from kairos_jax.runtime.stream import Stream
@@ -118,3 +119,18 @@ def summarize(costs: Sequence[Cost]) -> Summary:
   first, last = (statistics.median(c.seconds for c in part) for part in (compiled[:quarter], compiled[-quarter:]))
   settled = costs[min(WARM_UP, len(costs)) - 1]
   return Summary(first, last, settled.resident_bytes, costs[-1].resident_bytes)
+
+
+def samples(
+  model: WorldModel,
+  seen: UInt8[np.ndarray, "P S H W 3"],
+  instructions: Sequence[str],
+  frames: int,
+  count: int,
+  seed: int,
+) -> UInt8[np.ndarray, "P N T H W 3"]:
+  """Continues each prompt `count` times by so many frames, each latent's worth history of the next."""
+  stream = model.prefill(np.repeat(seen, count, axis=0), [text for text in instructions for _ in range(count)])
+  step = num_frames(model.codec, 1, begins=False)
+  videos = np.concatenate(list(segments(model, stream, frames // step, step, seed)), axis=1)
+  return videos.reshape(len(seen), count, *videos.shape[1:])

@@ -54,26 +54,14 @@ def imagine(model: WorldModel, prompts: int, samples: int, seed: int, folder: Pa
       path = folder / f"{first:06d}.npz"
       if not path.exists():
         chunk = slice(first, first + _CHUNK)
-        videos = _videos(model, seen[chunk], instructions[chunk], future.shape[1], samples, seeds.derive(seed, first))
+        videos = rollout.samples(
+          model, seen[chunk], instructions[chunk], future.shape[1], samples, seeds.derive(seed, first)
+        )
         with files.replaced(path) as partial:
           np.savez_compressed(partial, videos=videos)
       bar.update(min(prompts, first + _CHUNK))
   paths = [folder / f"{first:06d}.npz" for first in range(0, prompts, _CHUNK)]
   return Rollouts(seen, future, instructions, np.concatenate([np.load(path)["videos"] for path in paths]))
-
-
-def _videos(
-  model: WorldModel,
-  seen: UInt8[np.ndarray, "P S H W 3"],
-  instructions: Sequence[str],
-  frames: int,
-  samples: int,
-  seed: int,
-) -> UInt8[np.ndarray, "P N T H W 3"]:
-  stream = model.prefill(np.repeat(seen, samples, axis=0), [text for text in instructions for _ in range(samples)])
-  step = num_frames(model.codec, 1, begins=False)
-  videos = np.concatenate(list(rollout.segments(model, stream, frames // step, step, seed)), axis=1)
-  return videos.reshape(len(seen), samples, *videos.shape[1:])
 
 
 def film(rollouts: Rollouts, folder: Path, fps: float) -> Path:

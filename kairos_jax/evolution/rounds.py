@@ -100,12 +100,12 @@ def refined_in(home: Path) -> Path:
 def _round(
   run: Evolution, number: int, best: Path, home: Path, replay: Path, record: EpisodeRecord, engine: Engine
 ) -> dict[str, Any]:
-  name = saved_model.content_hash(saved_model.load(best))
+  model = runtime.load(best)
+  name = saved_model.content_hash(model.saved)
   count = 0 if run.method == "demonstrations" else run.episodes
   named = [seeds.derive(run.seed, "evolution", number, episode) for episode in range(count)]
   roll_out(RollOut(best, name, run.env, len(named), replay), named, engine)
   episodes = [(clip, origin.success) for clip, origin in Replay(replay).episodes(name, run.env, named)]
-  model = runtime.load(best)
   sets = refine.sort_out(episodes, run.method, seeds.derive(run.seed, "outcomes", number))
   counts = refine.write_datasets(home / "data", Path(run.demonstrations), sets)
   config = refine.training(

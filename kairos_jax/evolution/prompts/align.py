@@ -146,15 +146,12 @@ def _kept(path: Path, make: Callable[[], UInt8[np.ndarray, "P N T H W 3"]]) -> U
 def _imagined(
   model: WorldModel, seen: UInt8[np.ndarray, "P S H W 3"], prompts: Sequence[str], samples: int, seed: int
 ) -> UInt8[np.ndarray, "P N T H W 3"]:
+  frames = _LATENTS * num_frames(model.codec, 1, begins=False)
   made = []
   for first in range(0, len(seen), _AT_ONCE):
     chunk = slice(first, first + _AT_ONCE)
-    texts = [text for text in prompts[chunk] for _ in range(samples)]
-    stream = model.prefill(np.repeat(seen[chunk], samples, axis=0), texts)
-    frames = num_frames(model.codec, 1, begins=False)
-    parts = rollout.segments(model, stream, _LATENTS, frames, seeds.derive(seed, first))
-    video = np.concatenate(list(parts), axis=1)
-    made.append(video.reshape(len(texts) // samples, samples, *video.shape[1:]))
+    part = seeds.derive(seed, first)
+    made.append(rollout.samples(model, seen[chunk], prompts[chunk], frames, samples, part))
   return np.concatenate(made)
 
 
