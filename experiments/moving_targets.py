@@ -17,17 +17,17 @@ from ml_collections import ConfigDict
 from experiments import cue_reach
 
 
-def get_config() -> ConfigDict:
-  """The robot's stage alone, from the demo's model."""
+def get_config(data: str = "moving_robot") -> ConfigDict:
+  """The robot's stage alone, from the demo's model; `data` is another dataset of rolling balls."""
   config = cue_reach.get_config()
   config.order = ("robot",)
   config.init_from = config.data.units = "runs/demo"
-  config.data.update(sources=("moving_robot",), frames=49)  # a chase is long, and its memory has to have been that long
+  config.data.update(sources=(data,), frames=49)  # a chase is long, and its memory has to have been that long
   config.train.update(steps=2500, checkpoint_every=500, explode_factor=50.0, max_delay=4)
   config.validation = None
   robot = config.stages.robot
   robot.share = 1.0
-  robot.mixture = ConfigDict(dict(start=dict(moving_robot=1.0), end=dict(moving_robot=1.0)))
+  robot.mixture = ConfigDict(dict(start={data: 1.0}, end={data: 1.0}))
   robot.update(min_observed=6, max_observed=12)
   robot.optimizer.peak_lr = 3e-3
   return config

@@ -5,6 +5,7 @@ import functools
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -21,15 +22,14 @@ from kairos_jax.errors import KairosError
 from kairos_jax.locations import Location
 
 MOVING_SPEED = 0.08  # m/s of the balls: in the 0.8 s of a chunk further than the tip reaches
+_MOVING: dict[str, Any] = dict(hidden_share=0.0, disturbed_share=1.0, shoves=0.12, misjudges=0.05, speed=MOVING_SPEED)
 Simulator = Physics | Hand | Robot | DelayedRobot | Demonstrations | Worded
-KINDS: dict[str, Callable[[int], Simulator]] = {
+KINDS: dict[str, Callable[[int], Simulator]] = {  # their order is in their seeds: new ones come last
   "physics": Physics,
   "hand": Hand,
   "robot": Robot,
   "turned_robot": functools.partial(Robot, source="turned_robot", robot="turned_arm"),
-  "moving_robot": functools.partial(
-    Robot, hidden_share=0.0, source="moving_robot", disturbed_share=1.0, shoves=0.12, misjudges=0.05, speed=MOVING_SPEED
-  ),
+  "moving_robot": functools.partial(Robot, source="moving_robot", **_MOVING),
   "delayed2": functools.partial(DelayedRobot, source="delayed2", colors=2),
   "delayed4": functools.partial(DelayedRobot, source="delayed4", colors=4),
   "delayed8": functools.partial(DelayedRobot, source="delayed8", colors=8),
@@ -40,6 +40,7 @@ KINDS: dict[str, Callable[[int], Simulator]] = {
   "fetch": functools.partial(Demonstrations, name="fetch", source="fetch"),
   "libero": functools.partial(Demonstrations, name="libero:spatial/0", source="libero"),
   "worded": Worded,
+  "careless_robot": functools.partial(Robot, source="careless_robot", wrong_share=0.4, **_MOVING),
 }
 _PER_SHARD = 64
 _VERSION = 4  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade

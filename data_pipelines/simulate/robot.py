@@ -24,7 +24,7 @@ class Robot:
 
   `disturbed_share` of them have the arm disturbed, with so many `shoves` in a step. What is executed goes for a
   ball that it `misjudges` by so much (standard deviation, m): like a policy's own actions, it does not tell where the
-  ball is. `speed` is the balls', m/s.
+  ball is. In `wrong_share` of the episodes it goes for the ball that the bar does not name. `speed` is the balls', m/s.
   """
 
   def __init__(
@@ -37,13 +37,14 @@ class Robot:
     disturbed_share: float = _DISTURBED_SHARE,
     shoves: float = 0.0,
     misjudges: float = 0.0,
+    wrong_share: float = 0.0,
     speed: float = 0.0,
   ):
     self._env = CueReach(size, robot=robot, speed=speed)
     self._ends_with_touch = bool(speed)  # what follows a rolling ball from near would teach to hover
     self._source, self._camera = source, BODIES[robot].camera
     self._hidden_share, self._disturbed_share, self._shoves = hidden_share, disturbed_share, shoves
-    self._misjudges = misjudges
+    self._misjudges, self._wrong_share = misjudges, wrong_share
 
   def clip(self, rng: np.random.Generator) -> Clip:
     """The episode that `rng` draws; one that fails (about 1 in 60) is drawn again."""
@@ -57,13 +58,14 @@ class Robot:
     scale = rng.uniform(*_DISTURBANCE) if rng.random() < self._disturbed_share else 0.0
     # Evaluation names its episodes by small seeds: these lie beyond.
     observation = env.reset(int(rng.integers(2**32, 2**63)))
+    ball = env.goal ^ int(self._wrong_share > 0 and rng.random() < self._wrong_share)
     frames, states, actions, executed = [observation.images[self._camera]], [observation.state], [], []
     disturbance = Disturbance(rng, scale, 3, self._shoves)
     error = Disturbance(rng, self._misjudges, 3) if self._misjudges else None
     end = _CHASE if self._ends_with_touch else _FRAMES[1]
     while len(frames) < end:
-      actions.append(env.expert())
-      does = env.expert(error.now) if error else actions[-1]
+      actions.append(env.expert(ball=ball))
+      does = env.expert(error.now, ball) if error else actions[-1]
       executed.append(np.clip(does + disturbance.now, -1, 1))
       observation, _, _ = env.step(executed[-1])
       frames.append(observation.images[self._camera])
@@ -75,13 +77,13 @@ class Robot:
         break
       if env.touched and end == _FRAMES[1]:
         end = min(max(len(frames) + _AFTER_TOUCH, _FRAMES[0]), _FRAMES[1])
-    if env.touched != [BALLS[env.goal]]:
+    if env.touched != [BALLS[ball]]:
       return None
     return simulated_clip(
       frames,
       source=self._source,
       embodiment=env.embodiment,
-      caption=_caption(env),
+      caption=_caption(env, ball),
       instruction=env.instruction,
       states=states,
       actions=actions,
@@ -90,10 +92,11 @@ class Robot:
     )
 
 
-def _caption(env: CueReach) -> str:
-  goal, other = BALLS[env.goal], BALLS[1 - env.goal]
-  side = "left" if env.table.balls[env.goal, 0] < env.table.balls[1 - env.goal, 0] else "right"
-  bar = f"the bar is {goal}" if env.cue == "visible" else f"the bar is {goal} for a moment, then gray"
+def _caption(env: CueReach, ball: int) -> str:
+  bar, reached, other = BALLS[env.goal], BALLS[ball], BALLS[1 - ball]
+  side = "left" if env.table.balls[ball, 0] < env.table.balls[1 - ball, 0] else "right"
+  shown = f"the bar is {bar}" if env.cue == "visible" else f"the bar is {bar} for a moment, then gray"
   return (
-    f"a {env.body.color} robot arm: {bar}; the arm reaches over and touches the {goal} ball, {side} of the {other} one"
+    f"a {env.body.color} robot arm: {shown}; the arm reaches over and touches the {reached} ball, {side} of the "
+    f"{other} one"
   )

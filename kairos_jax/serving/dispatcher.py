@@ -2,7 +2,8 @@
 
 The thread takes what waits when the device is free, at most one request of a session and at most a batch. It never
 waits for a batch to fill. A request that would miss its deadline is refused when it arrives: what the batches before it
-and its own take is longer than it has.
+and its own take is longer than it has. One that the batches before it have made late all the same is refused when its turn
+comes, and the device is given to those whose answers are of use.
 """
 
 import asyncio
@@ -204,8 +205,9 @@ class Dispatcher:
     if (act := jobs[0].act) is not None:
       self._tell(jobs[0], act())
       return
-    for job in [job for job in jobs if now > job.deadline or job.future.cancelled()]:
-      self._tell(job, Refused("overloaded", "the deadline passed while the request waited"))
+    sent = now + self._paces[bucket(len(jobs))].promise(now) + self._lag
+    for job in [job for job in jobs if sent > job.deadline or job.future.cancelled()]:
+      self._tell(job, Refused("overloaded", "the requests before it took longer than they should have"))
       jobs.remove(job)
     requests = {job.session: job.request for job in jobs if job.request is not None}
     if not requests:

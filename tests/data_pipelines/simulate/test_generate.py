@@ -76,6 +76,18 @@ def test_a_robot_that_misjudges_goes_for_another_place_than_its_labels():
   assert 0.1 < np.abs(off[~far]).mean() < 1.0 and np.median(np.abs(off[far])) == 0
 
 
+def test_a_careless_robot_goes_for_the_wrong_ball_in_some_clips_and_its_caption_says_so():
+  clips, careful = ([*generate(kind, 40, seed=0, size=16)] for kind in ("careless_robot", "moving_robot"))
+  right = [
+    f"bar is {color};" in clip.caption
+    for clip in clips
+    for color in ("red", "blue")
+    if f"the {color} ball," in clip.caption
+  ]
+  assert len(right) == 40 and 0.4 < np.mean(right) < 0.8
+  assert len({clip.instruction for clip in (*clips, *careful)}) == 1
+
+
 def test_hand_and_physics_clips_have_no_labels():
   for kind in ("hand", "physics"):
     for clip in generate(kind, 6, seed=0, size=16):
