@@ -5,7 +5,7 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import cue_reach, curriculum_ablation
+from experiments import cross_embodiment, cue_reach, curriculum_ablation, manipulation, moving_targets
 from experiments import curriculum as papers
 from kairos_jax.errors import KairosError
 from kairos_jax.training import curriculum
@@ -43,6 +43,14 @@ def test_experiments_are_allowed():
   assert model_config(run, with_actions=False).action is None
   for variant in ("curriculum", "robot_only"):
     parse_run(curriculum_ablation.get_config(variant))
+  assert parse_run(moving_targets.get_config("careless_robot")).data.sources == ("careless_robot",)
+  assert parse_run(manipulation.get_config("metaworld+fetch")).data.sources == ("metaworld", "fetch")
+
+
+def test_two_robots_together_have_as_many_steps_as_both_alone():
+  alone, other, both = (parse_run(cross_embodiment.get_config(name)) for name in (*cross_embodiment.ROBOTS, "both"))
+  assert alone.train.steps + other.train.steps == both.train.steps
+  assert both.data.sources == (*alone.data.sources, *other.data.sources)
 
 
 MISTAKES = [
