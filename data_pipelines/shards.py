@@ -24,6 +24,7 @@ from kairos_jax.locations import Location
 MANIFEST = "dataset.json"
 STATISTICS = "statistics.safetensors"
 PARTS = ".parts"  # where shards lie until the dataset is complete
+_RECIPE = "recipe.json"  # among them: what they are shards of
 
 
 def write_shard(
@@ -72,6 +73,20 @@ def write_shard(
     "contents": {name: entry.to_json() for name, entry in contents.items()},
   }
   _save_statistics(parts / f"{number:05d}.safetensors", {name: features[name] for name in contents}, described)
+
+
+def go_on(folder: str | Location, recipe: Mapping[str, object]) -> set[int]:
+  """Numbers of the shards that were written before an interruption; those of another recipe are removed."""
+  parts = locations.at(folder) / PARTS
+  try:
+    same = json.loads((parts / _RECIPE).read_text()) == recipe
+  except (OSError, ValueError):
+    same = False
+  if not same:
+    locations.remove_folder(parts)
+    parts.mkdir(parents=True)
+    files.write_json(parts / _RECIPE, recipe)
+  return {int(path.stem) for path in parts.glob("*.safetensors") if path.stem.isdecimal()}  # a shard's last file
 
 
 def finalize(

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,8 @@ def build(
 ) -> None:
   """Writes folder/{kind}/*.array_record with its manifest, for every kind in `counts` (clips each).
 
-  A dataset that is complete, of the same seed, count and size, is kept. The bytes do not depend on `processes`.
+  A dataset that is complete, of the same seed, count and size, is kept, and so are the shards of one that was
+  interrupted. The bytes do not depend on `processes`.
 
   Args:
     progress: hears how many clips of all are there, and the kind that is made.
@@ -83,15 +84,22 @@ def build(
   missing = [kind for kind, recipe in recipes.items() if not _is_complete(locations.at(folder) / kind, recipe)]
   if not missing:
     return
-  done = sum(counts[kind] for kind in counts if kind not in missing)
-  with _mapper(processes) as map_in_order:
+  done, kind = sum(counts[kind] for kind in counts if kind not in missing), missing[0]
+
+  def hear() -> None:
+    nonlocal done
+    done += 1
+    progress(done, kind)
+
+  with _workers(processes, hear) as each:
     for kind in missing:
+      place = locations.at(folder) / kind
       shares = [range(i, min(i + _PER_SHARD, counts[kind])) for i in range(0, counts[kind], _PER_SHARD)]
-      job = functools.partial(_write_shard, locations.at(folder) / kind, kind, seed, size)
-      for share, _ in zip(shares, map_in_order(job, enumerate(shares)), strict=True):
-        done += len(share)
-        progress(done, kind)
-      shards.finalize(locations.at(folder) / kind, kind, len(shares), recipes[kind])
+      kept = shards.go_on(place, recipes[kind])
+      done += sum(len(share) for number, share in enumerate(shares) if number in kept)
+      job = functools.partial(_write_shard, place, kind, seed, size)
+      each(job, [(number, share) for number, share in enumerate(shares) if number not in kept])
+      shards.finalize(place, kind, len(shares), recipes[kind])
 
 
 @functools.cache
@@ -104,22 +112,58 @@ def _clip(kind: str, seed: int, size: int, index: int) -> Clip:
   return _simulator(kind, size).clip(np.random.default_rng([seed, list(KINDS).index(kind), index]))
 
 
-def _write_shard(folder: Location, kind: str, seed: int, size: int, share: tuple[int, range]) -> None:
-  """What one writer does: a shard's number, and the numbers of its clips."""
+def _write_shard(
+  folder: Location, kind: str, seed: int, size: int, share: tuple[int, range], made: Callable[[], None]
+) -> None:
+  """What one writer does: a shard's number, and the numbers of its clips; it tells of each that is made."""
   number, indices = share
-  shards.write_shard((_clip(kind, seed, size, index) for index in indices), folder, number)
+
+  def clips() -> Iterator[Clip]:
+    for index in indices:
+      yield _clip(kind, seed, size, index)
+      made()
+
+  shards.write_shard(clips(), folder, number)
 
 
 @contextlib.contextmanager
-def _mapper(processes: int) -> Iterator[Callable]:
-  """An ordered map over processes; OpenGL contexts do not survive a fork, so they are spawned."""
+def _workers(processes: int, hear: Callable[[], None]) -> Iterator[Callable]:
+  """Does a job for each of some shares; `hear` is called for every clip that is made.
+
+  OpenGL contexts do not survive a fork, so processes are spawned.
+  """
   if processes == 1:
-    yield map
+    yield lambda job, shares: [job(share, hear) for share in shares]
     return
-  # The workers leave Ctrl-C to the parent, which ends them.
   spawn = multiprocessing.get_context("spawn")
-  with spawn.Pool(processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
-    yield pool.imap
+  made, heard = spawn.Value("q", 0), 0
+  with spawn.Pool(processes, initializer=_join, initargs=(made,)) as pool:
+
+    def each(job: Callable, shares: Sequence[tuple[int, range]]) -> None:
+      nonlocal heard
+      for result in [pool.apply_async(job, (share, _count)) for share in shares]:
+        while not result.ready():
+          result.wait(0.5)
+          for _ in range(made.value - heard):
+            hear()
+            heard += 1
+        result.get()
+
+    yield each
+
+
+_made: Any = None  # in a worker: the clips that all have made, a number that they share
+
+
+def _join(made: Any) -> None:
+  global _made
+  _made = made
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is left to the parent, which ends the workers
+
+
+def _count() -> None:
+  with _made.get_lock():
+    _made.value += 1
 
 
 def _is_complete(folder: Location, recipe: Mapping[str, object]) -> bool:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -120,11 +121,40 @@ def test_many_writers_share_the_shards(tmp_path, monkeypatch):
   monkeypatch.setattr(generate_module, "_PER_SHARD", 2)
   heard = []
   build(tmp_path, {"physics": 5}, seed=0, size=16, processes=1, progress=lambda *what: heard.append(what))
-  assert heard == [(2, "physics"), (4, "physics"), (5, "physics")]
+  assert heard == [(count, "physics") for count in range(1, 6)]
   source = ArrayRecordSource(tmp_path / "physics")
   assert [shard["records"] for shard in read_manifest(tmp_path / "physics")["shards"]] == [2, 2, 1]
   for clip, index in zip(generate("physics", 5, seed=0, size=16), range(5), strict=True):
     assert records.encode(source[index].clip) == records.encode(clip)
+
+
+def test_an_interrupted_build_goes_on_and_hears_of_every_clip(tmp_path, monkeypatch):
+  monkeypatch.setattr(generate_module, "_PER_SHARD", 2)
+  make, made, heard = generate_module._clip, [], []
+
+  def interrupted(*what):
+    if len(made) == 3:
+      raise KeyboardInterrupt
+    made.append(what)
+    return make(*what)
+
+  monkeypatch.setattr(generate_module, "_clip", interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    build(tmp_path / "some", {"physics": 5}, seed=0, size=16, processes=1)
+  assert not (tmp_path / "some" / "physics" / "dataset.json").exists()
+  monkeypatch.setattr(generate_module, "_clip", make)
+  build(tmp_path / "some", {"physics": 5}, seed=0, size=16, processes=2, progress=lambda *what: heard.append(what))
+  assert heard == [(count, "physics") for count in (3, 4, 5)]
+  build(tmp_path / "whole", {"physics": 5}, seed=0, size=16, processes=1)
+  assert digest(tmp_path / "some") == digest(tmp_path / "whole")
+  # Shards of another recipe are not taken for these.
+  parts = tmp_path / "other" / "physics" / ".parts"
+  shutil.copytree(tmp_path / "whole", tmp_path / "other")
+  parts.mkdir()
+  (parts / "recipe.json").write_text("{}")
+  (parts / "00000.safetensors").write_bytes(b"")
+  build(tmp_path / "other", {"physics": 3}, seed=0, size=16, processes=1)
+  assert read_manifest(tmp_path / "other" / "physics")["records"] == 3 and not parts.exists()
 
 
 def test_the_robot_s_labels_and_states_are_those_of_version_1():
