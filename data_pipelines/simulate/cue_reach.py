@@ -130,21 +130,15 @@ class CueReach:
     done = bool(self.touched) or self.frame >= HORIZON + self.hold
     return self._observe(), done, self.touched[:1] == [BALLS[self.goal]]
 
-  def expert(
-    self, misjudged: Float[np.ndarray, "3"] | float = 0.0, ball: int | None = None
-  ) -> Float32[np.ndarray, "3"]:
+  def expert(self, misjudged: Float[np.ndarray, "3"] | float = 0.0) -> Float32[np.ndarray, "3"]:
     """The scripted expert's action: waits while a hidden cue is still on, travels high, then descends.
 
-    A ball that rolls is chased down a cone.
-
-    Args:
-      misjudged: is added to where the ball is taken to be, m.
-      ball: index into BALLS of the one that it goes for; None is the goal.
+    A ball that rolls is chased down a cone. `misjudged` (m) is added to where the ball is taken to be.
     """
     if self.cue == "hidden" and self.frame < CUE_FRAMES:
       return np.zeros(3, np.float32)
     to = self.table.chase if self._speed else self.table.reach
-    return to(self.table.balls[self.goal if ball is None else ball] + misjudged)[self._axes].astype(np.float32)
+    return to(self.table.balls[self.goal] + misjudged)[self._axes].astype(np.float32)
 
   def _observe(self) -> Observation:
     cue_is_on = self.cue == "visible" or self.frame < CUE_FRAMES

@@ -40,7 +40,7 @@ KINDS: dict[str, Callable[[int], Simulator]] = {  # their order is in their seed
   "fetch": functools.partial(Demonstrations, name="fetch", source="fetch"),
   "libero": functools.partial(Demonstrations, name="libero:spatial/0", source="libero"),
   "worded": Worded,
-  "careless_robot": functools.partial(Robot, source="careless_robot", wrong_share=0.4, **_MOVING),
+  "hesitant_robot": functools.partial(Robot, source="hesitant_robot", hesitates=0.6, **_MOVING),
 }
 _PER_SHARD = 64
 _VERSION = 4  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade

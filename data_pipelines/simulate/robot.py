@@ -4,6 +4,9 @@ The label of every action is what the expert commands. What is executed is distu
 data shows how to recover; the instruction never names the color, which only the bar tells.
 """
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 
 from data_pipelines.records import Clip
@@ -16,6 +19,7 @@ _FRAMES = (21, 41)  # shortest and longest clip
 _CHASE = 61  # longest clip of a ball that rolls
 _AFTER_TOUCH = 6  # frames
 _DISTURBED_SHARE = 0.6  # of episodes, unless said otherwise
+_PAUSE = (8, 25)  # frames of one, from and to below
 _DISTURBANCE = (0.3, 0.4)  # range of its standard deviation, in units of a full command
 
 
@@ -24,7 +28,7 @@ class Robot:
 
   `disturbed_share` of them have the arm disturbed, with so many `shoves` in a step. What is executed goes for a
   ball that it `misjudges` by so much (standard deviation, m): like a policy's own actions, it does not tell where the
-  ball is. In `wrong_share` of the episodes it goes for the ball that the bar does not name. `speed` is the balls', m/s.
+  ball is. For a share of the time, `hesitates`, it stands still, a second or two at once. `speed` is the balls', m/s.
   """
 
   def __init__(
@@ -37,14 +41,14 @@ class Robot:
     disturbed_share: float = _DISTURBED_SHARE,
     shoves: float = 0.0,
     misjudges: float = 0.0,
-    wrong_share: float = 0.0,
+    hesitates: float = 0.0,
     speed: float = 0.0,
   ):
     self._env = CueReach(size, robot=robot, speed=speed)
     self._ends_with_touch = bool(speed)  # what follows a rolling ball from near would teach to hover
     self._source, self._camera = source, BODIES[robot].camera
     self._hidden_share, self._disturbed_share, self._shoves = hidden_share, disturbed_share, shoves
-    self._misjudges, self._wrong_share = misjudges, wrong_share
+    self._misjudges, self._hesitates = misjudges, hesitates
 
   def clip(self, rng: np.random.Generator) -> Clip:
     """The episode that `rng` draws; one that fails (about 1 in 60) is drawn again."""
@@ -58,14 +62,15 @@ class Robot:
     scale = rng.uniform(*_DISTURBANCE) if rng.random() < self._disturbed_share else 0.0
     # Evaluation names its episodes by small seeds: these lie beyond.
     observation = env.reset(int(rng.integers(2**32, 2**63)))
-    ball = env.goal ^ int(self._wrong_share > 0 and rng.random() < self._wrong_share)
     frames, states, actions, executed = [observation.images[self._camera]], [observation.state], [], []
     disturbance = Disturbance(rng, scale, 3, self._shoves)
     error = Disturbance(rng, self._misjudges, 3) if self._misjudges else None
+    pauses = _pauses(rng, self._hesitates) if self._hesitates else itertools.repeat(False)
     end = _CHASE if self._ends_with_touch else _FRAMES[1]
     while len(frames) < end:
-      actions.append(env.expert(ball=ball))
-      does = env.expert(error.now, ball) if error else actions[-1]
+      moves = not next(pauses)
+      actions.append(moves * env.expert())
+      does = moves * env.expert(error.now) if error else actions[-1]
       executed.append(np.clip(does + disturbance.now, -1, 1))
       observation, _, _ = env.step(executed[-1])
       frames.append(observation.images[self._camera])
@@ -77,13 +82,13 @@ class Robot:
         break
       if env.touched and end == _FRAMES[1]:
         end = min(max(len(frames) + _AFTER_TOUCH, _FRAMES[0]), _FRAMES[1])
-    if env.touched != [BALLS[ball]]:
+    if env.touched != [BALLS[env.goal]]:
       return None
     return simulated_clip(
       frames,
       source=self._source,
       embodiment=env.embodiment,
-      caption=_caption(env, ball),
+      caption=_caption(env),
       instruction=env.instruction,
       states=states,
       actions=actions,
@@ -92,11 +97,19 @@ class Robot:
     )
 
 
-def _caption(env: CueReach, ball: int) -> str:
-  bar, reached, other = BALLS[env.goal], BALLS[ball], BALLS[1 - ball]
-  side = "left" if env.table.balls[ball, 0] < env.table.balls[1 - ball, 0] else "right"
-  shown = f"the bar is {bar}" if env.cue == "visible" else f"the bar is {bar} for a moment, then gray"
+def _pauses(rng: np.random.Generator, share: float) -> Iterator[bool]:
+  """Frame by frame whether the arm stands still, which it does for such a share of a long time."""
+  begins = share / (1 - share) / np.mean([_PAUSE[0], _PAUSE[1] - 1])  # the chance in a frame
+  while True:
+    if rng.random() < begins:
+      yield from itertools.repeat(True, int(rng.integers(*_PAUSE)))
+    yield False
+
+
+def _caption(env: CueReach) -> str:
+  goal, other = BALLS[env.goal], BALLS[1 - env.goal]
+  side = "left" if env.table.balls[env.goal, 0] < env.table.balls[1 - env.goal, 0] else "right"
+  bar = f"the bar is {goal}" if env.cue == "visible" else f"the bar is {goal} for a moment, then gray"
   return (
-    f"a {env.body.color} robot arm: {shown}; the arm reaches over and touches the {reached} ball, {side} of the "
-    f"{other} one"
+    f"a {env.body.color} robot arm: {bar}; the arm reaches over and touches the {goal} ball, {side} of the {other} one"
   )
