@@ -16,7 +16,8 @@ usage:
   kairos data stats --work=WORK
   kairos data inspect --work=WORK [--show=kept|rejected] [--node=Human/Hands] [--port=8080]
 
-`build` writes FOLDER/{physics,hand,robot}: ArrayRecord shards and a dataset.json; what is complete already is kept.
+`build` writes FOLDER/{physics,hand,robot}: ArrayRecord shards and a dataset.json; what is complete already is kept,
+and after an interruption the same line goes on with the first shard of 64 clips that is missing.
 With the extras `robots` and `libero` there are also metaworld, fetch and libero (docs/robots.md).
 `show` prints what each source holds (cameras, rates, embodiment, license), the statistics of its states and actions,
 and the first clips, which it draws into FOLDER/robot/contact_sheet.png, if they have pictures.
