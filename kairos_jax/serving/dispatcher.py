@@ -2,8 +2,8 @@
 
 The thread takes what waits when the device is free, at most one request of a session and at most a batch. It never
 waits for a batch to fill. A request that would miss its deadline is refused when it arrives: what the batches before it
-and its own take is longer than it has. One that the batches before it have made late all the same is refused when its turn
-comes, and the device is given to those whose answers are of use.
+and its own take is longer than it has. One that they have made late all the same is refused when its turn comes, and
+the device is given to those whose answers are of use.
 """
 
 import asyncio
