@@ -43,6 +43,7 @@ def get_config(robots: str = "metaworld") -> ConfigDict:
   share = dict.fromkeys(names, 1.0)
   robot = config.stages.robot
   robot.share = 1.0
+  robot.resolution = "64P"  # pictures that two cameras share are twice as wide
   robot.max_observed = 11
   robot.mixture = ConfigDict(dict(start=share, end=share))
   return config

@@ -89,7 +89,8 @@ class Autoencoder:
     for done in range(0, self.steps, STEPS_AT_ONCE):
       progress(done / self.steps)
       rows = rng.integers(len(pieces), size=(STEPS_AT_ONCE, BATCH))
-      state = advance(state, pieces[rows], jax.random.key(rng.integers(2**32)))
+      videos = np.stack([np.stack([pieces[row] for row in batch]) for batch in rows])
+      state = advance(state, videos, jax.random.key(rng.integers(2**32)))
     kept = {name: state[0][name] for name in ("encoder", "decoder")}
     return {**kept, **_moments(kept["encoder"], pieces)}
 
@@ -239,22 +240,22 @@ def _to_pixels(x: Float[Array, "B h w C"], side: int) -> Float[Array, "B {side}*
   return rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=side, q=side)
 
 
-def _pieces(clips: list[UInt8[np.ndarray, "_ H W 3"]]) -> UInt8[np.ndarray, "N T H W 3"]:
-  """Stretches of a chain's length, one latent apart."""
+def _pieces(clips: list[UInt8[np.ndarray, "_ H W 3"]]) -> list[UInt8[np.ndarray, "T H W 3"]]:
+  """Stretches of a chain's length, one latent apart: views, for together they hold each frame several times."""
   if not clips:
     raise KairosError("codec fit: no clips were given")
   length = 1 + FRAMES * CHAIN
   pieces = [clip[start : start + length] for clip in clips for start in range(0, len(clip) - length + 1, FRAMES)]
   if not pieces:
     raise KairosError(f"codec fit: no clip has the {length} frames that kind 'autoencoder' is trained on")
-  return np.stack(pieces)
+  return pieces
 
 
-def _moments(encoder: Params, pieces: UInt8[np.ndarray, "N T H W 3"]) -> dict[str, Array]:
+def _moments(encoder: Params, pieces: list[UInt8[np.ndarray, "T H W 3"]]) -> dict[str, Array]:
   """Mean and deviation of each channel, over every piece or 512 of them, spread evenly."""
   some = pieces[:: max(1, len(pieces) // 512)]
   encode = jax.jit(lambda video: _encode(encoder, to_float(video), begins=True))
-  latents = np.concatenate([encode(some[i : i + 32]) for i in range(0, len(some), 32)])
+  latents = np.concatenate([encode(np.stack(some[i : i + 32])) for i in range(0, len(some), 32)])
   axes = tuple(range(latents.ndim - 1))
   return {"mean": jnp.asarray(latents.mean(axes)), "std": jnp.asarray(np.maximum(latents.std(axes), 1e-6))}
 
