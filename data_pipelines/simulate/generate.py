@@ -142,8 +142,10 @@ def _workers(processes: int, hear: Callable[[], None]) -> Iterator[Callable]:
     def each(job: Callable, shares: Sequence[tuple[int, range]]) -> None:
       nonlocal heard
       for result in [pool.apply_async(job, (share, _count)) for share in shares]:
-        while not result.ready():
+        ready = False
+        while not ready:
           result.wait(0.5)
+          ready = result.ready()  # before its clips are counted
           for _ in range(made.value - heard):
             hear()
             heard += 1

@@ -76,6 +76,7 @@ class _Job:
   request: Request | None
   deadline: float  # of time.monotonic()
   act: Callable[[], Any] | None = None
+  waits: bool = True  # for others that came before it
 
 
 class Dispatcher:
@@ -164,6 +165,7 @@ class Dispatcher:
     with self._changed:
       if not self._thread.is_alive():
         raise Refused("draining", "the server is ending")
+      job.waits = bool(self._queue or self._busy_until)
       self._queue.append(job)
       self._metrics.queue.set(len(self._queue))
       self._changed.notify()
@@ -206,7 +208,7 @@ class Dispatcher:
       self._tell(jobs[0], act())
       return
     sent = now + self._paces[bucket(len(jobs))].promise(now) + self._lag
-    for job in [job for job in jobs if sent > job.deadline or job.future.cancelled()]:
+    for job in [job for job in jobs if job.future.cancelled() or (sent if job.waits else now) > job.deadline]:
       self._tell(job, Refused("overloaded", "the requests before it took longer than they should have"))
       jobs.remove(job)
     requests = {job.session: job.request for job in jobs if job.request is not None}

@@ -51,6 +51,23 @@ def test_what_waited_too_long_is_refused_and_takes_no_time_from_the_others():
   assert outcome == ["done", "done"] and worked == [["first"], ["last"]]
 
 
+def test_a_free_device_takes_who_comes_whatever_it_took_before():
+  async def ask():
+    engine, seen = Sleeper(0.1), Request(np.zeros((1, 4, 4, 3), np.uint8), np.zeros(2, np.float32), deadline=0.5)
+    dispatcher = Dispatcher(engine, Metrics(), deadline=60.0)
+    dispatcher.start()
+    engine.seconds = 0.8
+    for _ in range(3):  # now it promises no better
+      await dispatcher.infer("robot", dataclasses.replace(seen, deadline=60.0), time.monotonic())
+    engine.seconds = 0.01
+    await asyncio.sleep(0.05)
+    outcome = await dispatcher.infer("robot", seen, time.monotonic())
+    await dispatcher.drain()
+    return outcome
+
+  assert asyncio.run(ask()) == "done"
+
+
 def test_a_promise_is_kept_by_nearly_all_batches():
   rng, pace, kept, now = np.random.default_rng(0), Pace(0.02), [], 0.0
   for seconds in 0.02 * rng.lognormal(0.0, 0.2, 2000):
