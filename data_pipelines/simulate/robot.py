@@ -5,13 +5,12 @@ data shows how to recover; the instruction never names the color, which only the
 """
 
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 
 from data_pipelines.records import Clip
 from data_pipelines.simulate.cue_reach import BODIES, CueReach
-from data_pipelines.simulate.disturbance import Disturbance
+from data_pipelines.simulate.disturbance import Disturbance, pauses
 from data_pipelines.simulate.filming import simulated_clip
 from data_pipelines.simulate.tabletop import BALLS
 
@@ -19,7 +18,6 @@ _FRAMES = (21, 41)  # shortest and longest clip
 _CHASE = 61  # longest clip of a ball that rolls
 _AFTER_TOUCH = 6  # frames
 _DISTURBED_SHARE = 0.6  # of episodes, unless said otherwise
-_PAUSE = (8, 25)  # frames of one, from and to below
 _DISTURBANCE = (0.3, 0.4)  # range of its standard deviation, in units of a full command
 
 
@@ -28,7 +26,8 @@ class Robot:
 
   `disturbed_share` of them have the arm disturbed, with so many `shoves` in a step. What is executed goes for a
   ball that it `misjudges` by so much (standard deviation, m): like a policy's own actions, it does not tell where the
-  ball is. For a share of the time, `hesitates`, it stands still, a second or two at once. `speed` is the balls', m/s.
+  ball is. In `hesitant_share` of them it stands still for most of the time, and the clip ends when its time is up,
+  touch or no touch. `speed` is the balls', m/s.
   """
 
   def __init__(
@@ -41,14 +40,14 @@ class Robot:
     disturbed_share: float = _DISTURBED_SHARE,
     shoves: float = 0.0,
     misjudges: float = 0.0,
-    hesitates: float = 0.0,
+    hesitant_share: float = 0.0,
     speed: float = 0.0,
   ):
     self._env = CueReach(size, robot=robot, speed=speed)
     self._ends_with_touch = bool(speed)  # what follows a rolling ball from near would teach to hover
     self._source, self._camera = source, BODIES[robot].camera
     self._hidden_share, self._disturbed_share, self._shoves = hidden_share, disturbed_share, shoves
-    self._misjudges, self._hesitates = misjudges, hesitates
+    self._misjudges, self._hesitant_share = misjudges, hesitant_share
 
   def clip(self, rng: np.random.Generator) -> Clip:
     """The episode that `rng` draws; one that fails (about 1 in 60) is drawn again."""
@@ -65,10 +64,11 @@ class Robot:
     frames, states, actions, executed = [observation.images[self._camera]], [observation.state], [], []
     disturbance = Disturbance(rng, scale, 3, self._shoves)
     error = Disturbance(rng, self._misjudges, 3) if self._misjudges else None
-    pauses = _pauses(rng, self._hesitates) if self._hesitates else itertools.repeat(False)
+    hesitant = self._hesitant_share and rng.random() < self._hesitant_share
+    still = pauses(rng) if hesitant else itertools.repeat(False)
     end = _CHASE if self._ends_with_touch else _FRAMES[1]
     while len(frames) < end:
-      moves = not next(pauses)
+      moves = not next(still)
       actions.append(moves * env.expert())
       does = moves * env.expert(error.now) if error else actions[-1]
       executed.append(np.clip(does + disturbance.now, -1, 1))
@@ -82,7 +82,7 @@ class Robot:
         break
       if env.touched and end == _FRAMES[1]:
         end = min(max(len(frames) + _AFTER_TOUCH, _FRAMES[0]), _FRAMES[1])
-    if env.touched != [BALLS[env.goal]]:
+    if env.touched != [BALLS[env.goal]] and not (hesitant and not env.touched):
       return None
     return simulated_clip(
       frames,
@@ -95,15 +95,6 @@ class Robot:
       executed=executed if scale or error else None,
       camera=self._camera,
     )
-
-
-def _pauses(rng: np.random.Generator, share: float) -> Iterator[bool]:
-  """Frame by frame whether the arm stands still, which it does for such a share of a long time."""
-  begins = share / (1 - share) / np.mean([_PAUSE[0], _PAUSE[1] - 1])  # the chance in a frame
-  while True:
-    if rng.random() < begins:
-      yield from itertools.repeat(True, int(rng.integers(*_PAUSE)))
-    yield False
 
 
 def _caption(env: CueReach) -> str:

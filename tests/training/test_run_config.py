@@ -43,7 +43,7 @@ def test_experiments_are_allowed():
   assert model_config(run, with_actions=False).action is None
   for variant in ("curriculum", "robot_only"):
     parse_run(curriculum_ablation.get_config(variant))
-  assert parse_run(moving_targets.get_config("hesitant_robot")).data.sources == ("hesitant_robot",)
+  assert parse_run(moving_targets.get_config("mixed_robot")).data.sources == ("mixed_robot",)
   assert parse_run(manipulation.get_config("metaworld+fetch")).data.sources == ("metaworld", "fetch")
 
 

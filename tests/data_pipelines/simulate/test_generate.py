@@ -14,7 +14,7 @@ from data_pipelines.simulate.robot import Robot
 from data_pipelines.source import ArrayRecordSource
 from kairos_jax.errors import KairosError
 
-PACKAGED = {"metaworld": "metaworld", "fetch": "gymnasium_robotics", "libero": "libero"}  # of extras
+PACKAGED = {"metaworld": "metaworld", "mixed_drawer": "metaworld", "fetch": "gymnasium_robotics", "libero": "libero"}
 
 
 def digest(folder):
@@ -77,14 +77,17 @@ def test_a_robot_that_misjudges_goes_for_another_place_than_its_labels():
   assert 0.1 < np.abs(off[~far]).mean() < 1.0 and np.median(np.abs(off[far])) == 0
 
 
-def test_a_hesitant_robot_stands_still_for_seconds():
+def test_half_of_mixed_demonstrations_waste_time():
+  mixed, other = (list(generate(kind, 30, seed=0, size=16)) for kind in ("mixed_robot", "moving_robot"))
   still = lambda clip: ~clip.action.any(axis=1)  # noqa: E731
-  hesitant, other = (list(generate(kind, 30, seed=0, size=16)) for kind in ("hesitant_robot", "moving_robot"))
-  shares = [np.concatenate([still(clip) for clip in clips]).mean() for clips in (hesitant, other)]
-  assert 0.3 < shares[0] < 0.7 and shares[1] == 0  # those that took too long were drawn again
+  assert not any(still(clip).any() for clip in other)
+  hesitant = [clip for clip in mixed if still(clip).any()]
+  assert 8 <= len(hesitant) <= 22
   for clip in hesitant:
+    assert still(clip).mean() > 0.6 or clip.frames < 20
     begins, ends = np.flatnonzero(np.diff(np.concatenate([[False], still(clip), [False]]))).reshape(-1, 2).T
     assert all((ends - begins >= 8) | (ends == len(clip.action)))  # a ball may roll against it meanwhile
+  assert max(clip.frames for clip in hesitant) == 61  # its time was up
 
 
 def test_hand_and_physics_clips_have_no_labels():
