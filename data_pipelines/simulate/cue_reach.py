@@ -58,12 +58,13 @@ class CueReach:
     embodiment: name of the robot, see data_pipelines/embodiments.
     instruction: what to do; it never names the color.
     license: of what it shows.
+    pictures: whether observations have any.
     goal: the index into BALLS of the ball to touch.
     touched: names of the balls touched so far, in order.
     hold: frames; it may be changed before a reset.
   """
 
-  instruction, license = INSTRUCTION, "Apache-2.0"
+  instruction, license, pictures = INSTRUCTION, "Apache-2.0", True
 
   def __init__(self, size: int = 48, cue: Cue = "visible", robot: str = "slide_arm", speed: float = 0.0):
     """Compiles the scene once; `cue` may be changed before a reset, `robot` is one of BODIES.
@@ -143,4 +144,5 @@ class CueReach:
   def _observe(self) -> Observation:
     cue_is_on = self.cue == "visible" or self.frame < CUE_FRAMES
     self.table.show_bar(BALLS[self.goal] if cue_is_on else "gray")
-    return Observation({self.body.camera: self.table.render()}, self.table.tip.astype(np.float32))
+    state = self.table.tip.astype(np.float32)
+    return Observation({self.body.camera: self.table.render()} if self.pictures else {}, state)

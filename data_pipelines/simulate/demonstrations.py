@@ -5,6 +5,7 @@ hand goes, that is, for disturbed fingers would let go.
 """
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from data_pipelines.records import Clip
 from data_pipelines.simulate.disturbance import Disturbance, pauses
 from data_pipelines.simulate.environments import ENVIRONMENTS, Scripted, named
 from data_pipelines.simulate.filming import episode_clip
+from data_pipelines.simulate.observation import Observation
 from kairos_jax.errors import KairosError
 
 _DISTURBED_SHARE = 0.5
@@ -20,21 +22,29 @@ _MOVES = 3  # the first numbers of an action, which displace the hand
 _ATTEMPTS = 20
 
 
+class _Episode(NamedTuple):
+  seed: int
+  observations: list[Observation]
+  actions: list[np.ndarray]
+  executed: list[np.ndarray] | None  # where it differs from the actions
+
+
 class Demonstrations:
   """Records a robot at all tasks of a name, each as often as any other.
 
   In `hesitant_share` of the episodes the hand stands still for most of the time, and the clip ends when its time is up,
-  success or not.
+  success or not. With `rehearse` an episode runs without pictures first, and those that succeed run again: for scripts
+  that fail often where pictures are what takes long.
   """
 
-  def __init__(self, size: int, *, name: str, source: str, hesitant_share: float = 0.0):
+  def __init__(self, size: int, *, name: str, source: str, hesitant_share: float = 0.0, rehearse: bool = False):
     """Compiles every task once.
 
     Raises:
       KairosError: no such environment, a size out of range, an extra is not installed, or no OpenGL.
     """
     self._tasks = {task: ENVIRONMENTS[task](size) for task in named(name)}
-    self._source, self._hesitant_share = source, hesitant_share
+    self._source, self._hesitant_share, self._rehearse = source, hesitant_share, rehearse
 
   def clip(self, rng: np.random.Generator) -> Clip:
     """The episode that `rng` draws, to its success; one that fails is drawn again.
@@ -43,12 +53,29 @@ class Demonstrations:
       KairosError: the task has no script, or it fails again and again.
     """
     task = list(self._tasks)[rng.integers(len(self._tasks))]
+    env = self._tasks[task]
     for _ in range(_ATTEMPTS):
-      if (clip := self._attempt(task, self._tasks[task], rng)) is not None:
-        return clip
+      drawn, env.pictures = rng.bit_generator.state, not self._rehearse
+      episode = self._attempt(env, rng)
+      if episode and self._rehearse:
+        rng.bit_generator.state, env.pictures = drawn, True
+        episode = self._attempt(env, rng)
+      if episode:
+        return episode_clip(
+          [seen.images for seen in episode.observations],
+          [seen.state for seen in episode.observations],
+          episode.actions,
+          source=self._source,
+          embodiment=env.embodiment,
+          license=env.license,
+          caption=f"a robot arm at {task}: {env.instruction}",
+          instruction=env.instruction,
+          provenance={"environment": task, "seed": episode.seed},
+          executed=episode.executed,
+        )
     raise KairosError(f"the script of {task} failed in {_ATTEMPTS} episodes")
 
-  def _attempt(self, task: str, env: Scripted, rng: np.random.Generator) -> Clip | None:
+  def _attempt(self, env: Scripted, rng: np.random.Generator) -> _Episode | None:
     scale = rng.uniform(*_DISTURBANCE) if rng.random() < _DISTURBED_SHARE else 0.0
     # Evaluation derives its episodes' seeds by name: to draw one of them here takes luck beyond measure.
     seed = int(rng.integers(2**32, 2**63))
@@ -68,15 +95,4 @@ class Demonstrations:
       disturbance.advance()
     if not success and not hesitant:
       return None
-    return episode_clip(
-      [seen.images for seen in observations],
-      [seen.state for seen in observations],
-      actions,
-      source=self._source,
-      embodiment=env.embodiment,
-      license=env.license,
-      caption=f"a robot arm at {task}: {env.instruction}",
-      instruction=env.instruction,
-      provenance={"environment": task, "seed": seed},
-      executed=executed if scale else None,
-    )
+    return _Episode(seed, observations, actions, executed if scale else None)

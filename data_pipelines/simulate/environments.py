@@ -19,11 +19,13 @@ class Scripted(Protocol):
 
   Attributes:
     license: of what it shows, for clips.
+    pictures: whether observations have any. A step without is the same one, and cheaper.
   """
 
   embodiment: str
   instruction: str
   license: str
+  pictures: bool
 
   def reset(self, seed: int | Sequence[int]) -> Any:
     """Begins the episode that the seed names."""

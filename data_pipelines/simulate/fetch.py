@@ -28,10 +28,11 @@ class FetchPickPlace:
   """The environment. An action is the gripper's displacement [3], of at most 5 cm, and -1 closes or 1 opens it.
 
   Attributes:
-    embodiment, instruction, license: see `environments.Scripted`.
+    embodiment, instruction, license, pictures: see `environments.Scripted`.
   """
 
   embodiment, instruction, license = "fetch_arm", "bring the block to the red mark", "MIT"
+  pictures = True
 
   def __init__(self, size: int = 64):
     """Compiles the scene once; the picture is `size` x `size` pixels.
@@ -97,7 +98,7 @@ class FetchPickPlace:
     self._place_mark()
     grip, _, fingers = self._positions()
     state = np.concatenate([grip, fingers]).astype(np.float32)
-    return Observation({"front": self._view.render(self._env.data)}, state)
+    return Observation({"front": self._view.render(self._env.data)} if self.pictures else {}, state)
 
 
 def _move(meters: Float[np.ndarray, "3"], fingers: float) -> Float32[np.ndarray, "4"]:

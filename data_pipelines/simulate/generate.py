@@ -38,7 +38,7 @@ KINDS: dict[str, Callable[[int], Simulator]] = {  # their order is in their seed
   # Of the extras `robots` and `libero`.
   "metaworld": functools.partial(Demonstrations, name="metaworld", source="metaworld"),
   "fetch": functools.partial(Demonstrations, name="fetch", source="fetch"),
-  "libero": functools.partial(Demonstrations, name="libero:spatial/0", source="libero"),
+  "libero": functools.partial(Demonstrations, name="libero:spatial/0", source="libero", rehearse=True),
   "worded": Worded,
   # Half of the demonstrations waste time.
   "mixed_robot": functools.partial(Robot, source="mixed_robot", hesitant_share=0.5, **_MOVING),

@@ -36,11 +36,12 @@ class Libero:
   """The environment. An action displaces the hand [3], turns it [3], and -1 opens or 1 closes its fingers.
 
   Attributes:
-    embodiment, instruction, license: see `environments.Scripted`.
+    embodiment, instruction, license, pictures: see `environments.Scripted`.
     horizon: control steps of an episode at most.
   """
 
   embodiment, license = "libero_franka", "CC-BY-4.0"
+  pictures = True
 
   def __init__(self, suite: str, task: int, size: int = 128):
     """Compiles the scene, which takes some seconds; each of the two pictures is `size` x `size` pixels.
@@ -66,6 +67,8 @@ class Libero:
     own = isinstance(seed, int) and seed < INITIAL_STATES
     self._env.seed(0 if own else int(np.random.default_rng(seed).integers(2**31)))
     self._env.reset()
+    gripper = self._env.env.robots[0].gripper
+    gripper.current_action = np.zeros_like(gripper.current_action)  # how far it is open, which a reset leaves as it was
     if own:
       self._env.set_init_state(self._states[seed])
     for _ in range(_RESTING):
@@ -103,7 +106,8 @@ class Libero:
     numbers = self._numbers
     turned = _axis_angle(numbers["robot0_eef_quat"])
     state = np.concatenate([numbers["robot0_eef_pos"], turned, numbers["robot0_gripper_qpos"]])
-    return Observation({name: self._picture(of) for name, of in _CAMERAS.items()}, state.astype(np.float32))
+    images = {name: self._picture(of) for name, of in _CAMERAS.items()} if self.pictures else {}
+    return Observation(images, state.astype(np.float32))
 
   def _picture(self, camera: str) -> UInt8[np.ndarray, "H W 3"]:
     """Mirrored: the simulator's own pictures, rotated by 180 degrees, as the released policies saw them."""

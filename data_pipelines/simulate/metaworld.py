@@ -50,11 +50,12 @@ class MetaWorld:
   """The environment. An action is the hand's displacement [3], of at most 4 cm, and the effort of its fingers.
 
   Attributes:
-    embodiment, instruction, license: see `environments.Scripted`.
+    embodiment, instruction, license, pictures: see `environments.Scripted`.
     task: of INSTRUCTIONS.
   """
 
   embodiment, license = "metaworld_sawyer", "MIT"
+  pictures = True
 
   def __init__(self, task: str, size: int = 64):
     """Compiles the scene once; the picture is `size` x `size` pixels.
@@ -109,7 +110,8 @@ class MetaWorld:
 
   def _observe(self) -> Observation:
     self._place_marks()
-    return Observation({"front": self._view.render(self._env.data)}, self._numbers[:4].astype(np.float32))
+    images = {"front": self._view.render(self._env.data)} if self.pictures else {}
+    return Observation(images, self._numbers[:4].astype(np.float32))
 
 
 def _make(task: str) -> Any:

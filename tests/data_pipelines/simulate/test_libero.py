@@ -72,6 +72,20 @@ def test_pictures_and_state_are_the_benchmark_s_own(env):
   np.testing.assert_allclose(ours.state[3:6], quat2axisangle(np.array(seen["robot0_eef_quat"])), atol=1e-5)
 
 
+def test_an_episode_is_its_seed_whatever_came_before(env, monkeypatch):
+  """The benchmark's reset leaves the fingers' command where the last episode left it."""
+  monkeypatch.setattr(env, "pictures", False)
+
+  def states(closed):
+    seen = [env.reset(2**40).state]
+    seen += [env.step(np.append(np.zeros(6), 1.0 if closed else -1.0))[0].state for _ in range(5)]
+    return np.stack(seen)
+
+  first = states(closed=True)
+  np.testing.assert_array_equal(states(closed=True), first)
+  assert np.abs(states(closed=False) - first).max() > 1e-3
+
+
 def test_the_script_succeeds_from_the_benchmark_s_states_and_from_others(env, monkeypatch):
   monkeypatch.setattr(env, "_picture", lambda camera: np.zeros((8, 8, 3), np.uint8))
   starts = []

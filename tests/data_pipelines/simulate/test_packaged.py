@@ -20,7 +20,7 @@ PACKAGED = [name for name in ENVIRONMENTS if name.partition(":")[0] in INSTALLED
 class Line:
   """A gripper on a line that must come to 1; its script knows the way, and disturbances can push it over the edge."""
 
-  embodiment, instruction, license = "fetch_arm", "go to one", "CC0-1.0"
+  embodiment, instruction, license, pictures = "fetch_arm", "go to one", "CC0-1.0", True
 
   def __init__(self, size):
     self.size = size
@@ -40,7 +40,8 @@ class Line:
 
   def _seen(self):
     state = np.append(self.place, [0, 0]).astype(np.float32)
-    return Observation({"front": np.full((self.size, self.size, 3), self.frame, np.uint8)}, state)
+    images = {"front": np.full((self.size, self.size, 3), self.frame, np.uint8)} if self.pictures else {}
+    return Observation(images, state)
 
 
 @pytest.fixture
@@ -78,6 +79,16 @@ def test_hesitant_episodes_stand_still_keep_their_grip_and_may_fail(recorder):
   assert all(share.mean() > 0.5 for share in still if share.any())
   late = [clip for clip in clips if clip.frames == 26]
   assert late and any((np.abs(clip.state[-1, :3] - 1) >= 0.2).any() for clip in late)
+
+
+def test_a_rehearsed_clip_is_the_same_and_no_failure_is_drawn(recorder):
+  robot, env = recorder
+  rehearsed = demonstrations.Demonstrations(8, name="line:one", source="lines", rehearse=True)
+  for index in range(20):
+    expected, clip = (one.clip(np.random.default_rng(index)) for one in (robot, rehearsed))
+    assert clip.provenance == expected.provenance
+    np.testing.assert_array_equal(clip.action, expected.action)
+    np.testing.assert_array_equal(clip.cameras["front"], expected.cameras["front"])
 
 
 def test_a_robot_s_name_is_all_of_its_tasks(recorder):
