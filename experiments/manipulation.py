@@ -18,7 +18,6 @@ from experiments import cue_reach
 ROBOTS = {  # embodiments of the datasets of `kairos data build`
   "robot": "slide_arm",
   "metaworld": "metaworld_sawyer",
-  "mixed_drawer": "metaworld_sawyer",
   "fetch": "fetch_arm",
   "libero": "libero_franka",
 }

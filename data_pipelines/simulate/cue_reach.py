@@ -138,8 +138,12 @@ class CueReach:
     """
     if self.cue == "hidden" and self.frame < CUE_FRAMES:
       return np.zeros(3, np.float32)
+    return self.toward(self.table.balls[self.goal] + misjudged)
+
+  def toward(self, target: Float[np.ndarray, "3"]) -> Float32[np.ndarray, "3"]:
+    """The action that brings the tip to a place (m), high above the balls on the way."""
     to = self.table.chase if self._speed else self.table.reach
-    return to(self.table.balls[self.goal] + misjudged)[self._axes].astype(np.float32)
+    return to(target)[self._axes].astype(np.float32)
 
   def _observe(self) -> Observation:
     cue_is_on = self.cue == "visible" or self.frame < CUE_FRAMES

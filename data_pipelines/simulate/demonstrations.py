@@ -4,13 +4,12 @@ The label of every action is what the script commands. What is executed is distu
 hand goes, that is, for disturbed fingers would let go.
 """
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
 
 from data_pipelines.records import Clip
-from data_pipelines.simulate.disturbance import Disturbance, pauses
+from data_pipelines.simulate.disturbance import Disturbance
 from data_pipelines.simulate.environments import ENVIRONMENTS, Scripted, named
 from data_pipelines.simulate.filming import episode_clip
 from data_pipelines.simulate.observation import Observation
@@ -32,19 +31,18 @@ class _Episode(NamedTuple):
 class Demonstrations:
   """Records a robot at all tasks of a name, each as often as any other.
 
-  In `hesitant_share` of the episodes the hand stands still for most of the time, and the clip ends when its time is up,
-  success or not. With `rehearse` an episode runs without pictures first, and those that succeed run again: for scripts
+  With `rehearse` an episode runs without pictures first, and those that succeed run again: for scripts
   that fail often where pictures are what takes long.
   """
 
-  def __init__(self, size: int, *, name: str, source: str, hesitant_share: float = 0.0, rehearse: bool = False):
+  def __init__(self, size: int, *, name: str, source: str, rehearse: bool = False):
     """Compiles every task once.
 
     Raises:
       KairosError: no such environment, a size out of range, an extra is not installed, or no OpenGL.
     """
     self._tasks = {task: ENVIRONMENTS[task](size) for task in named(name)}
-    self._source, self._hesitant_share, self._rehearse = source, hesitant_share, rehearse
+    self._source, self._rehearse = source, rehearse
 
   def clip(self, rng: np.random.Generator) -> Clip:
     """The episode that `rng` draws, to its success; one that fails is drawn again.
@@ -81,18 +79,14 @@ class Demonstrations:
     seed = int(rng.integers(2**32, 2**63))
     observations, actions, executed, over, success = [env.reset(seed)], [], [], False, False
     disturbance = Disturbance(rng, scale, _MOVES)
-    hesitant = self._hesitant_share and rng.random() < self._hesitant_share
-    still = pauses(rng) if hesitant else itertools.repeat(False)
     while not over:
       actions.append(env.expert())
-      if next(still):
-        actions[-1][:_MOVES] = 0.0
       told = actions[-1].astype(np.float64)
       told[:_MOVES] += disturbance.now
       executed.append(np.clip(told, -1, 1))
       observation, over, success = env.step(executed[-1])
       observations.append(observation)
       disturbance.advance()
-    if not success and not hesitant:
+    if not success:
       return None
     return _Episode(seed, observations, actions, executed if scale else None)

@@ -1,22 +1,9 @@
-"""What a robot does wrong, so that data shows how to recover, and how a demonstrator wastes time."""
-
-import itertools
-from collections.abc import Iterator
+"""What a robot does wrong, so that data shows how to recover."""
 
 import numpy as np
 
 _CORRELATION = 0.8  # from one step to the next
 _SHOVE, _SHOVE_STEPS = 2.0, (3, 8)  # its length, in units of a full command, and the range of how long it lasts
-_STILL, _PAUSE = 0.9, (8, 25)  # the share of a long time in which a hesitant arm stands, and the range of steps at once
-
-
-def pauses(rng: np.random.Generator) -> Iterator[bool]:
-  """Step by step whether a hesitant arm stands still."""
-  begins = min(1.0, _STILL / (1 - _STILL) / np.mean([_PAUSE[0], _PAUSE[1] - 1]))  # the chance in a step
-  while True:
-    if rng.random() < begins:
-      yield from itertools.repeat(True, int(rng.integers(*_PAUSE)))
-    yield False
 
 
 class Disturbance:

@@ -4,20 +4,19 @@ The label of every action is what the expert commands. What is executed is distu
 data shows how to recover; the instruction never names the color, which only the bar tells.
 """
 
-import itertools
-
 import numpy as np
 
 from data_pipelines.records import Clip
 from data_pipelines.simulate.cue_reach import BODIES, CueReach
-from data_pipelines.simulate.disturbance import Disturbance, pauses
+from data_pipelines.simulate.disturbance import Disturbance
 from data_pipelines.simulate.filming import simulated_clip
-from data_pipelines.simulate.tabletop import BALLS
+from data_pipelines.simulate.tabletop import BALLS, REACH
 
 _FRAMES = (21, 41)  # shortest and longest clip
 _CHASE = 61  # longest clip of a ball that rolls
 _AFTER_TOUCH = 6  # frames
 _DISTURBED_SHARE = 0.6  # of episodes, unless said otherwise
+_REST = np.array([0.0, REACH[1, 1], REACH[1, 2]])  # m, far behind the balls and above them
 _DISTURBANCE = (0.3, 0.4)  # range of its standard deviation, in units of a full command
 
 
@@ -26,8 +25,8 @@ class Robot:
 
   `disturbed_share` of them have the arm disturbed, with so many `shoves` in a step. What is executed goes for a
   ball that it `misjudges` by so much (standard deviation, m): like a policy's own actions, it does not tell where the
-  ball is. In `hesitant_share` of them it stands still for most of the time, and the clip ends when its time is up,
-  touch or no touch. `speed` is the balls', m/s.
+  ball is. In `resting_share` of them the arm leaves the task alone, goes to rest and stays there for the whole clip,
+  like recordings of something else that got among the demonstrations. `speed` is the balls', m/s.
   """
 
   def __init__(
@@ -40,14 +39,14 @@ class Robot:
     disturbed_share: float = _DISTURBED_SHARE,
     shoves: float = 0.0,
     misjudges: float = 0.0,
-    hesitant_share: float = 0.0,
+    resting_share: float = 0.0,
     speed: float = 0.0,
   ):
     self._env = CueReach(size, robot=robot, speed=speed)
     self._ends_with_touch = bool(speed)  # what follows a rolling ball from near would teach to hover
     self._source, self._camera = source, BODIES[robot].camera
     self._hidden_share, self._disturbed_share, self._shoves = hidden_share, disturbed_share, shoves
-    self._misjudges, self._hesitant_share = misjudges, hesitant_share
+    self._misjudges, self._resting_share = misjudges, resting_share
 
   def clip(self, rng: np.random.Generator) -> Clip:
     """The episode that `rng` draws; one that fails (about 1 in 60) is drawn again."""
@@ -64,13 +63,11 @@ class Robot:
     frames, states, actions, executed = [observation.images[self._camera]], [observation.state], [], []
     disturbance = Disturbance(rng, scale, 3, self._shoves)
     error = Disturbance(rng, self._misjudges, 3) if self._misjudges else None
-    hesitant = self._hesitant_share and rng.random() < self._hesitant_share
-    still = pauses(rng) if hesitant else itertools.repeat(False)
+    rests = self._resting_share > 0 and rng.random() < self._resting_share
     end = _CHASE if self._ends_with_touch else _FRAMES[1]
     while len(frames) < end:
-      moves = not next(still)
-      actions.append(moves * env.expert())
-      does = moves * env.expert(error.now) if error else actions[-1]
+      actions.append(env.toward(_REST) if rests else env.expert())
+      does = env.expert(error.now) if error and not rests else actions[-1]
       executed.append(np.clip(does + disturbance.now, -1, 1))
       observation, _, _ = env.step(executed[-1])
       frames.append(observation.images[self._camera])
@@ -82,13 +79,13 @@ class Robot:
         break
       if env.touched and end == _FRAMES[1]:
         end = min(max(len(frames) + _AFTER_TOUCH, _FRAMES[0]), _FRAMES[1])
-    if env.touched != [BALLS[env.goal]] and not (hesitant and not env.touched):
+    if env.touched != ([] if rests else [BALLS[env.goal]]):
       return None
     return simulated_clip(
       frames,
       source=self._source,
       embodiment=env.embodiment,
-      caption=_caption(env),
+      caption=_caption(env, rests),
       instruction=env.instruction,
       states=states,
       actions=actions,
@@ -97,10 +94,12 @@ class Robot:
     )
 
 
-def _caption(env: CueReach) -> str:
+def _caption(env: CueReach, rests: bool) -> str:
   goal, other = BALLS[env.goal], BALLS[1 - env.goal]
   side = "left" if env.table.balls[env.goal, 0] < env.table.balls[1 - env.goal, 0] else "right"
   bar = f"the bar is {goal}" if env.cue == "visible" else f"the bar is {goal} for a moment, then gray"
+  if rests:
+    return f"a {env.body.color} robot arm: {bar}; the arm rests far behind the balls"
   return (
     f"a {env.body.color} robot arm: {bar}; the arm reaches over and touches the {goal} ball, {side} of the {other} one"
   )

@@ -38,6 +38,7 @@ COMMANDS = {
   "quantize": Command("kairos_jax.cli.quantize", "write a model again with its large matrices in 8 or 4 bits"),
   "merge": Command("kairos_jax.cli.merge", "make one model of several that were trained from one"),
   "evolve": Command("kairos_jax.cli.evolve", "let a policy get better by acting, and judge every round"),
+  "value": Command("kairos_jax.cli.value", "how well the video tower tells, while an episode runs, how it will end"),
   "prefer": Command("kairos_jax.cli.prefer", "let a model's imagination learn what is preferred, and report the rest"),
   "align": Command("kairos_jax.cli.align", "find the words that a video model obeys, by rolling out and rewriting"),
   "ablate": Command("kairos_jax.cli.ablate", "train a grid of towers on a task of memory, and compare them"),

@@ -34,3 +34,5 @@ from kairos_jax.probing.record import HalfLives as HalfLives
 from kairos_jax.probing.record import Recording as Recording
 from kairos_jax.probing.record import half_life as half_life
 from kairos_jax.probing.record import record as record
+from kairos_jax.probing.value import Value as Value
+from kairos_jax.probing.value import value as value

@@ -89,7 +89,7 @@ def record(model: WorldModel, frames: Frames, instruction: str | Sequence[str]) 
   frames = model.batched(frames)
   begin = model.prefill(frames[:, : model.codec.first_frames], instruction)
   latents, codec = jax.jit(model.codec.encode)(model.params["codec"], frames)
-  memory, kept, states = jax.jit(functools.partial(_run, model))(model.params, latents, begin.context)
+  memory, kept, states = _run(model, model.params, latents, begin.context)
   config = model.saved.model_config.video
   found = {name: _series(layers.by_number(config, kept, 1), name) for name in ("out", "log_decay", "beta", "k", "v")}
   return Recording(
@@ -125,6 +125,7 @@ def step(
   return memory, jax.tree.map(lambda x: x, kept["intermediates"]["video"]["groups"])
 
 
+@functools.partial(jax.jit, static_argnums=0)  # compiled once for a model and the shape of its frames
 def _run(model: WorldModel, params: dict[str, Any], latents: Float[Array, "B T h w C"], context: Context):
   def one(memory, latent):
     memory, kept = step(model, params, memory, latent, context)

@@ -70,17 +70,6 @@ def test_what_is_recorded(recorder):
   assert 4 <= disturbed <= 16
 
 
-def test_hesitant_episodes_stand_still_keep_their_grip_and_may_fail(recorder):
-  robot = demonstrations.Demonstrations(8, name="line:one", source="lines", hesitant_share=0.5)
-  clips = [robot.clip(np.random.default_rng(index)) for index in range(20)]
-  still = [~clip.action[:, :3].any(axis=1) for clip in clips]
-  assert all((clip.action[:, 3] == -1).all() for clip in clips)
-  assert 4 <= sum(share.any() for share in still) <= 16
-  assert all(share.mean() > 0.5 for share in still if share.any())
-  late = [clip for clip in clips if clip.frames == 26]
-  assert late and any((np.abs(clip.state[-1, :3] - 1) >= 0.2).any() for clip in late)
-
-
 def test_a_rehearsed_clip_is_the_same_and_no_failure_is_drawn(recorder):
   robot, env = recorder
   rehearsed = demonstrations.Demonstrations(8, name="line:one", source="lines", rehearse=True)

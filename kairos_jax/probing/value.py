@@ -1,0 +1,245 @@
+"""A value: how likely an episode ends in success, read from the video tower while it runs.
+
+A linear head learns it from a policy's own rollouts and their outcomes. It is judged on episodes that it was not fitted
+on, beside a clock, which knows how long an episode has lasted: those that last are those that fail, so that a head
+which knows the time and nothing else is already better than chance.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from matplotlib.axes import Axes
+from scipy import optimize, special
+
+from kairos_jax import seeds
+from kairos_jax.errors import KairosError
+from kairos_jax.evaluation.intervals import Interval, mean_interval, wilson
+from kairos_jax.interfaces import num_frames, num_latents
+from kairos_jax.probing import draw
+from kairos_jax.probing.record import record
+from kairos_jax.runtime import WorldModel
+
+FOLDS = 5
+_AT_ONCE = 32  # episodes
+_BINS = 10
+_PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # on squared weights of standardized features, beside the mean loss
+
+
+class Bin(NamedTuple):
+  """Moments at which the value told lies in one tenth.
+
+  Attributes:
+    told: its mean.
+    came: the share that succeeded, with the interval of as many episodes as the moments are of.
+    share: of all moments; each episode counts as much as any other.
+  """
+
+  told: float
+  came: Interval
+  share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+  """What was told of N episodes at their T moments, each by a head that never saw the episode; NaN after its end.
+
+  Attributes:
+    head: from the tower's outputs and the time.
+    clock: from the time alone.
+    success: how the episodes ended.
+    latents_per_second: moments.
+  """
+
+  head: Float[np.ndarray, "N T"]
+  clock: Float[np.ndarray, "N T"]
+  success: Bool[np.ndarray, "N"]
+  latents_per_second: float
+
+  def brier(self, told: Float[np.ndarray, "N T"]) -> Float[np.ndarray, "N"]:
+    """Each episode's mean squared error over its moments; 0 is best, and 0.25 whoever always says one half."""
+    return np.nanmean((told - self.success[:, None]) ** 2, axis=1)
+
+  def gain(self) -> Interval:
+    """By how much the head's error is below the clock's, with its bootstrap over episodes."""
+    return mean_interval(self.brier(self.clock) - self.brier(self.head))
+
+  def bins(self) -> list[Bin]:
+    """The moments by the tenth in which the head's value lies; empty ones are left out."""
+    there = np.isfinite(self.head)
+    weight = (there / there.sum(axis=1, keepdims=True))[there]
+    told, success = self.head[there], np.broadcast_to(self.success[:, None], self.head.shape)[there]
+    episode = np.broadcast_to(np.arange(len(self.head))[:, None], self.head.shape)[there]
+    place = np.minimum((told * _BINS).astype(int), _BINS - 1)
+    found = []
+    for one in range(_BINS):
+      if (here := place == one).any():
+        share, count = weight[here].sum(), len(np.unique(episode[here]))
+        came = float((weight * success)[here].sum() / share)
+        interval = wilson(round(came * count), count)._replace(value=came)
+        found.append(Bin(float((weight * told)[here].sum() / share), interval, float(share / len(self.head))))
+    return found
+
+  def calibration_error(self) -> float:
+    """How far what is told is from what came, in the mean over moments."""
+    return sum(one.share * abs(one.told - one.came.value) for one in self.bins())
+
+  def report(self) -> dict[str, Any]:
+    """All numbers."""
+    rate = self.success.mean()
+    return {
+      "episodes": len(self.success),
+      "success": float(rate),
+      "brier": {
+        "head": float(self.brier(self.head).mean()),
+        "clock": float(self.brier(self.clock).mean()),
+        "rate": float(rate * (1 - rate)),
+      },
+      "gain": list(self.gain()),
+      "calibration_error": self.calibration_error(),
+      "bins": [one._asdict() for one in self.bins()],
+    }
+
+  def plot(self, axes: Axes | None = None) -> Axes:
+    """What came over what was told: a calibrated head's dots lie on the diagonal."""
+    panel = draw.panel(axes, "success told", "success that came")
+    bins = self.bins()
+    told, (value, low, high) = [one.told for one in bins], np.array([one.came for one in bins]).T
+    panel.plot([0, 1], [0, 1], color="gray", linewidth=1)
+    panel.errorbar(told, value, [np.maximum(value - low, 0), np.maximum(high - value, 0)], fmt="o")
+    panel.set(xlim=(0, 1), ylim=(0, 1))
+    return panel
+
+  def plot_time(self, axes: Axes | None = None) -> Axes:
+    """The mean of what is told while episodes run, of those that succeed and those that fail."""
+    panel = draw.panel(axes, "seconds", "success told")
+    seconds = np.arange(self.head.shape[1]) / self.latents_per_second
+    for kind, label in ((self.success, "succeed"), (~self.success, "fail")):
+      running = np.isfinite(self.head[kind]).sum(axis=0) >= 5
+      panel.plot(seconds[running], np.nanmean(self.head[kind][:, running], axis=0), label=label)
+    panel.set(ylim=(0, 1))
+    return draw.legend(panel)
+
+
+def value(
+  model: WorldModel,
+  videos: Sequence[UInt8[np.ndarray, "_ H W 3"]],
+  instructions: Sequence[str],
+  success: Bool[np.ndarray, "N"],
+  *,
+  seed: int = 0,
+  progress: Callable[[int], None] = lambda done: None,
+) -> Value:
+  """Runs the tower over whole episodes, and fits and judges the head in five folds.
+
+  Args:
+    model: with a memory of constant size.
+    videos: of N episodes, from their beginning to their end, at the model's rate.
+    instructions: one each.
+    success: how each ended.
+    seed: of the folds.
+    progress: hears how many episodes the tower has seen.
+
+  Raises:
+    KairosError: fewer episodes of one outcome than there are folds, a video shorter than the model's first frames, or
+      as `record`.
+  """
+  if min(success.sum(), (~success).sum()) < FOLDS:
+    raise KairosError(f"{success.sum()} of {len(success)} episodes succeed; {FOLDS} of each outcome are needed")
+  features = _features(model, videos, instructions, progress)
+  folds, runs = _folds(success, seed), np.isfinite(features[..., 0])
+  head, clock = np.full((2, *runs.shape), np.nan)
+  for fold in range(FOLDS):
+    held = folds == fold
+    head[held] = _tell(_fit(features[~held], success[~held], _penalty(features, success, folds, fold)), features[held])
+    clock[held] = np.where(runs[held], _clock(runs[~held], success[~held]), np.nan)
+  return Value(head, clock, success, model.saved.video_fps / model.codec.time_stride)
+
+
+def _features(
+  model: WorldModel, videos: Sequence[UInt8[np.ndarray, "_ H W 3"]], instructions: Sequence[str], progress: Any
+) -> Float[np.ndarray, "N T F"]:
+  """The mean over tokens of every layer's output, and a number for each moment; NaN after an episode's end."""
+  codec = model.codec
+  short = [len(video) for video in videos if len(video) < codec.first_frames]
+  if short:
+    raise KairosError(f"an episode has {short[0]} frames; the model begins with {codec.first_frames}")
+  lengths = [num_latents(codec, len(video)) for video in videos]
+  frames = num_frames(codec, max(lengths))
+  found = []
+  for first in range(0, len(videos), _AT_ONCE):
+    rows = [row % len(videos) for row in range(first, first + _AT_ONCE)]  # the last batch is filled up
+    padded = np.stack([_stretched(videos[row], frames) for row in rows])
+    recording = record(model, padded, [instructions[row] for row in rows])
+    found.append(np.concatenate([out.mean(axis=2) for out in recording.out.values()], axis=-1).swapaxes(0, 1))
+    progress(min(first + _AT_ONCE, len(videos)))
+  told = np.concatenate(found)[: len(videos)].astype(np.float64)
+  time = np.broadcast_to(np.eye(told.shape[1]), (*told.shape[:2], told.shape[1]))
+  features = np.concatenate([told, time], axis=-1)
+  features[np.arange(features.shape[1]) >= np.array(lengths)[:, None]] = np.nan
+  return features
+
+
+def _stretched(video: UInt8[np.ndarray, "_ H W 3"], frames: int) -> UInt8[np.ndarray, "T H W 3"]:
+  """Cut, or ended with its last frame as often as it takes."""
+  return video[np.minimum(np.arange(frames), len(video) - 1)]
+
+
+def _folds(success: Bool[np.ndarray, "N"], seed: int) -> Int[np.ndarray, "N"]:
+  """A fold for each episode, with as many of each outcome in each."""
+  rng, folds = np.random.default_rng(seeds.derive(seed, "folds")), np.zeros(len(success), int)
+  for outcome in (True, False):
+    where = rng.permutation(np.flatnonzero(success == outcome))
+    folds[where] = np.arange(len(where)) % FOLDS
+  return folds
+
+
+def _penalty(
+  features: Float[np.ndarray, "N T F"], success: Bool[np.ndarray, "N"], folds: Int[np.ndarray, "N"], held: int
+) -> float:
+  """What serves best on the next fold when it is left out as well."""
+  judged = folds == (held + 1) % FOLDS
+  taught = ~judged & (folds != held)
+
+  def error(penalty: float) -> float:
+    told = _tell(_fit(features[taught], success[taught], penalty), features[judged])
+    return float(np.nanmean((told - success[judged][:, None]) ** 2, axis=1).mean())
+
+  return min(_PENALTIES, key=error)
+
+
+def _fit(
+  features: Float[np.ndarray, "N T F"], success: Bool[np.ndarray, "N"], penalty: float
+) -> Float[np.ndarray, "3 F1"]:
+  """A logistic regression in which each episode counts once: mean, scale, and weights with the offset last."""
+  there = np.isfinite(features[..., 0])
+  weight = (there / there.sum(axis=1, keepdims=True))[there] / len(features)
+  x, y = features[there], np.broadcast_to(success[:, None], there.shape)[there].astype(float)
+  mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
+  x = np.concatenate([(x - mean) / scale, np.ones((len(x), 1))], axis=1)
+
+  def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+    logits, held = x @ weights, np.append(weights[:-1], 0.0)
+    value = (weight * (np.logaddexp(0, logits) - y * logits)).sum() + penalty * held @ held
+    return value, x.T @ (weight * (special.expit(logits) - y)) + 2 * penalty * held
+
+  weights = optimize.minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x
+  return np.stack([np.append(mean, 0.0), np.append(scale, 1.0), weights])
+
+
+def _tell(fitted: Float[np.ndarray, "3 F1"], features: Float[np.ndarray, "N T F"]) -> Float[np.ndarray, "N T"]:
+  mean, scale, weights = fitted
+  return special.expit((features - mean[:-1]) / scale[:-1] @ weights[:-1] + weights[-1])
+
+
+def _clock(there: Bool[np.ndarray, "N T"], success: Bool[np.ndarray, "N"]) -> Float[np.ndarray, "T"]:
+  """The share that succeeded of the episodes that lasted as long; of none, that of those before."""
+  shares = np.full(there.shape[1], success.mean())
+  for moment in range(there.shape[1]):
+    if there[:, moment].any():
+      shares[moment] = success[there[:, moment]].mean()
+    else:
+      shares[moment] = shares[moment - 1]
+  return shares
