@@ -34,7 +34,7 @@ class Bin(NamedTuple):
   Attributes:
     told: its mean.
     came: the share that succeeded, with the interval of as many episodes as the moments are of.
-    share: of all moments; each episode counts as much as any other.
+    share: of all moments.
   """
 
   told: float
@@ -59,8 +59,11 @@ class Value:
   latents_per_second: float
 
   def brier(self, told: Float[np.ndarray, "N T"]) -> Float[np.ndarray, "N"]:
-    """Each episode's mean squared error over its moments; 0 is best, and 0.25 whoever always says one half."""
-    return np.nanmean((told - self.success[:, None]) ** 2, axis=1)
+    """Squared errors of each episode's moments, added up, in units of the mean number of moments.
+
+    Their mean over episodes is that over moments: 0 is best, and 0.25 whoever always says one half.
+    """
+    return np.nansum((told - self.success[:, None]) ** 2, axis=1) / np.isfinite(told).sum(axis=1).mean()
 
   def gain(self) -> Interval:
     """By how much the head's error is below the clock's, with its bootstrap over episodes."""
@@ -69,17 +72,15 @@ class Value:
   def bins(self) -> list[Bin]:
     """The moments by the tenth in which the head's value lies; empty ones are left out."""
     there = np.isfinite(self.head)
-    weight = (there / there.sum(axis=1, keepdims=True))[there]
-    told, success = self.head[there], np.broadcast_to(self.success[:, None], self.head.shape)[there]
-    episode = np.broadcast_to(np.arange(len(self.head))[:, None], self.head.shape)[there]
+    episode, _ = np.nonzero(there)
+    told, success = self.head[there], self.success[episode]
     place = np.minimum((told * _BINS).astype(int), _BINS - 1)
     found = []
     for one in range(_BINS):
       if (here := place == one).any():
-        share, count = weight[here].sum(), len(np.unique(episode[here]))
-        came = float((weight * success)[here].sum() / share)
+        came, count = float(success[here].mean()), len(np.unique(episode[here]))
         interval = wilson(round(came * count), count)._replace(value=came)
-        found.append(Bin(float((weight * told)[here].sum() / share), interval, float(share / len(self.head))))
+        found.append(Bin(float(told[here].mean()), interval, float(here.mean())))
     return found
 
   def calibration_error(self) -> float:
@@ -88,14 +89,14 @@ class Value:
 
   def report(self) -> dict[str, Any]:
     """All numbers."""
-    rate = self.success.mean()
+    rate = np.where(np.isfinite(self.head), self.success.mean(), np.nan)
     return {
       "episodes": len(self.success),
-      "success": float(rate),
+      "success": float(self.success.mean()),
       "brier": {
         "head": float(self.brier(self.head).mean()),
         "clock": float(self.brier(self.clock).mean()),
-        "rate": float(rate * (1 - rate)),
+        "rate": float(self.brier(rate).mean()),
       },
       "gain": list(self.gain()),
       "calibration_error": self.calibration_error(),
@@ -205,7 +206,7 @@ def _penalty(
 
   def error(penalty: float) -> float:
     told = _tell(_fit(features[taught], success[taught], penalty), features[judged])
-    return float(np.nanmean((told - success[judged][:, None]) ** 2, axis=1).mean())
+    return float(np.nanmean((told - success[judged][:, None]) ** 2))
 
   return min(_PENALTIES, key=error)
 
@@ -213,17 +214,16 @@ def _penalty(
 def _fit(
   features: Float[np.ndarray, "N T F"], success: Bool[np.ndarray, "N"], penalty: float
 ) -> Float[np.ndarray, "3 F1"]:
-  """A logistic regression in which each episode counts once: mean, scale, and weights with the offset last."""
+  """A logistic regression over all moments: mean, scale, and weights with the offset last."""
   there = np.isfinite(features[..., 0])
-  weight = (there / there.sum(axis=1, keepdims=True))[there] / len(features)
   x, y = features[there], np.broadcast_to(success[:, None], there.shape)[there].astype(float)
   mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
   x = np.concatenate([(x - mean) / scale, np.ones((len(x), 1))], axis=1)
 
   def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
     logits, held = x @ weights, np.append(weights[:-1], 0.0)
-    value = (weight * (np.logaddexp(0, logits) - y * logits)).sum() + penalty * held @ held
-    return value, x.T @ (weight * (special.expit(logits) - y)) + 2 * penalty * held
+    value = (np.logaddexp(0, logits) - y * logits).mean() + penalty * held @ held
+    return value, x.T @ (special.expit(logits) - y) / len(x) + 2 * penalty * held
 
   weights = optimize.minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x
   return np.stack([np.append(mean, 0.0), np.append(scale, 1.0), weights])

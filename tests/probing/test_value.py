@@ -48,11 +48,12 @@ def test_what_the_video_shows_is_told_and_what_it_does_not_is_not(model):
 def test_bins_and_errors_are_what_they_say():
   head = np.array([[0.25, 0.25], [0.25, np.nan], [0.25, 0.25], [0.85, np.nan]])
   found = Value(head, np.full((4, 2), 0.5), np.array([True, False, False, True]), 2.0)
-  np.testing.assert_allclose(found.brier(found.head), [0.75**2, 0.25**2, 0.25**2, 0.15**2])
+  np.testing.assert_allclose(found.brier(found.head), np.array([2 * 0.75**2, 0.25**2, 2 * 0.25**2, 0.15**2]) / 1.5)
   low, high = found.bins()
-  assert (low.told, low.share, high.share) == (0.25, 0.75, 0.25) and low.came.value == pytest.approx(1 / 3)
-  assert found.calibration_error() == pytest.approx(0.75 * (1 / 3 - 0.25) + 0.25 * 0.15)
-  assert found.report()["brier"]["rate"] == 0.25
+  assert (low.told, low.share, high.share) == (0.25, 5 / 6, 1 / 6) and low.came.value == pytest.approx(2 / 5)
+  assert found.calibration_error() == pytest.approx(5 / 6 * (2 / 5 - 0.25) + 0.15 / 6)
+  errors = found.report()["brier"]
+  assert errors["clock"] == pytest.approx(0.25) == errors["rate"]
   assert found.plot().get_xlabel() == "success told" and found.plot_time().get_xlabel() == "seconds"
 
 

@@ -77,12 +77,12 @@ def test_a_robot_that_misjudges_goes_for_another_place_than_its_labels():
   assert 0.1 < np.abs(off[~far]).mean() < 1.0 and np.median(np.abs(off[far])) == 0
 
 
-def test_half_of_mixed_demonstrations_are_of_something_else():
+def test_most_mixed_demonstrations_are_of_something_else():
   clips = list(generate("mixed_robot", 30, seed=0, size=16))
   resting, going = [[clip for clip in clips if ("rests" in clip.caption) == rests] for rests in (True, False)]
-  assert 8 <= len(resting) <= 22
+  assert 14 <= len(resting) <= 27
   for clip in resting:
-    assert clip.frames == 61 and (np.abs(clip.state[30:, 2] - 0.35) < 0.15).mean() > 0.9  # high up, but for shoves
+    assert clip.frames == 61 and np.median(clip.state[10:, 2]) > 0.25  # high up, but for shoves
   assert all(clip.state[-1, 2] < 0.2 for clip in going)
 
 
