@@ -46,7 +46,9 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_integer("held_out", 64, "prompts of the report", lower_bound=1, flag_values=table)
   flags.DEFINE_integer("samples", 4, "rollouts of each prompt", lower_bound=2, flag_values=table)
   flags.DEFINE_integer("steps", 200, "updates", lower_bound=1, flag_values=table)
-  flags.DEFINE_float("learning_rate", 1e-4, "peak", lower_bound=0.0, flag_values=table)
+  flags.DEFINE_float(
+    "learning_rate", 7e-6, "peak; the winners' flow loss rises with it", lower_bound=0.0, flag_values=table
+  )
   flags.DEFINE_float("beta", 100.0, "how strongly the model is held to what it was", lower_bound=0.0, flag_values=table)
   flags.DEFINE_integer("seed", 0, "of all that chance decides", lower_bound=0, flag_values=table)
 

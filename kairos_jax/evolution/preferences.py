@@ -57,7 +57,7 @@ class Preferences:
   held_out: int = 64
   samples: int = 4
   steps: int = 200
-  learning_rate: float = 1e-4
+  learning_rate: float = 7e-6
   beta: float = 100.0
   seed: int = 0
 

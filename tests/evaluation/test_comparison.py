@@ -18,7 +18,7 @@ from tests.evaluation.counter import Counter
 class Short(Counter):
   """Three to seven steps long; what drives it well is the expert, whose first number is always odd."""
 
-  cue, license = "visible", "MIT"
+  cue, license, pictures = "visible", "MIT", True
 
   def reset(self, seed):
     first = super().reset(3 + seed % 5)
