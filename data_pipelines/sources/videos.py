@@ -12,7 +12,8 @@ from data_pipelines.sources.options import Options, inside
 from kairos_jax.errors import KairosError
 
 TAKES = ("embodiment", "hz")
-SUFFIXES = frozenset(f".{suffix}" for suffix in "mp4 m4v mov mkv webm avi mpg mpeg ts mts m2ts wmv flv 3gp 3g2 ogv".split())
+_KINDS = "mp4 m4v mov mkv webm avi mpg mpeg ts mts m2ts wmv flv 3gp 3g2 ogv"
+SUFFIXES = frozenset(f".{kind}" for kind in _KINDS.split())
 _PER_PART = 16
 _SLACK = 3  # frames that a file may hold beyond those it announces, so that they are no clip of their own
 
