@@ -9,9 +9,9 @@ r"""Does a policy get better by acting? Two ways of learning from its episodes b
 
 Seven tenths of the demonstrations that taught the base are of something else, which nothing in the pictures tells: the
 arm goes to rest. So the base does as chance has it, and its own successes show what it was to do. (Of a base that fails
-because it sees the ball in the wrong place they show nothing: docs/learning.md.) Each arm has two rounds of as many
-updates of the action tower. They are measured on 400 episodes of each seed, which no round rolls out and on which none
-is accepted.
+because it sees the ball in the wrong place they show nothing: docs/learning.md.) One such base succeeded in 58 of 200
+episodes, fewer than the 0.4 to 0.7 that leave most to learn. Each arm has two rounds of as many updates of the action
+tower. They are measured on 400 episodes of each seed, which no round rolls out and on which none is accepted.
 
 Named before the run: `filtered` should win. It counts if, after the second round, it exceeds the better of
 `demonstrations` and `placebo` by 0.08 with the lower end of the bootstrap over seeds above 0, in at least 4 of 5 seeds,
