@@ -10,8 +10,8 @@ from tests import tiny
 from tests.serving.conftest import STEPS
 
 
-def observation(frame):
-  return {"ee_pos": np.arange(3.0), "gripper": np.ones(1), "instruction": "push", "image": frame}
+def observation(frame, moment):
+  return {"ee_pos": np.linspace(0, moment, 3), "gripper": np.ones(1), "instruction": "push", "image": frame}
 
 
 def test_actions_are_those_of_the_server_s_chunks(start, model, monkeypatch):
@@ -20,17 +20,17 @@ def test_actions_are_those_of_the_server_s_chunks(start, model, monkeypatch):
     monkeypatch.setenv("KAIROS_SERVER", running.uri)
     policy = Kairos()
     policy.reset("reach", 0)
-    told = [policy(observation(frame)) for frame in video]
+    told = [policy(observation(frame, moment)) for moment, frame in enumerate(video)]
     replan = policy._client.metadata["replan"]
     policy.reset("reach", 1)
-    again = policy(observation(video[0]))
+    again = policy(observation(video[0], 0))
     with pytest.raises(ValueError, match="--image-obs"):
       policy({"ee_pos": np.zeros(3)})
     policy.close()
   engine = Engine(model, capacity=1, batch=1, steps=STEPS)
   for first in range(0, len(video) - 1, replan):
     seen = video[max(0, first - replan + 1) : first + 1]
-    chunk = engine.infer({"a": Request(seen, np.arange(3, dtype=np.float32), "push")})["a"].actions
+    chunk = engine.infer({"a": Request(seen, np.linspace(0, first, 3, dtype=np.float32), "push")})["a"].actions
     np.testing.assert_allclose(np.stack(told)[first : first + replan, :3], chunk[:replan], atol=1e-5)
   assert all(action.shape == (4,) and action[3] == -1 for action in told)
   np.testing.assert_allclose(again, told[0], atol=1e-5)  # nothing is left of the episode before
@@ -43,4 +43,5 @@ def test_the_harness_runs_it(start, monkeypatch):
     policy = Kairos()
     result = robo_evals.evaluate(policy, tasks=["reach"], episodes=2, seed=0, image_obs=True, max_steps=12)
     policy.close()
-  assert result is not None
+  episodes = result.tasks[0].episodes
+  assert len(episodes) == 2 and all(one.success or one.steps == 12 for one in episodes)

@@ -14,7 +14,7 @@ from data_pipelines.simulate.robot import Robot
 from data_pipelines.source import ArrayRecordSource
 from kairos_jax.errors import KairosError
 
-PACKAGED = {"metaworld": "metaworld", "fetch": "gymnasium_robotics", "libero": "libero"}
+PACKAGED = {"metaworld": "metaworld", "fetch": "gymnasium_robotics", "libero": "libero"}  # of extras
 
 
 def digest(folder):
