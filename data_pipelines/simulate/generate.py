@@ -43,7 +43,7 @@ KINDS: dict[str, Callable[[int], Simulator]] = {  # their order is in their seed
   "mixed_robot": functools.partial(Robot, source="mixed_robot", resting_share=0.7, **_MOVING),
 }
 _PER_SHARD = 64
-_VERSION = 4  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade
+_VERSION = 5  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade
 
 
 def generate(kind: str, count: int, seed: int, size: int) -> Iterator[Clip]:
