@@ -27,7 +27,7 @@ def define_flags(table: flags.FlagValues) -> None:
   """Adds the flags that only the curation takes; those of `import` serve `ingest` too."""
   text = {
     "work": "curate, caption, pack, stats, inspect: the folder that ingest has made",
-    "operators": "curate: names joined by commas; all that need no model if not given",
+    "operators": "curate: names joined by commas, as in blur,aesthetic=FILE; all that need no model if not given",
     "bounds": "curate: instead of an operator's own, as in blur:50:,motion:1:80 (NAME:LEAST:MOST)",
     "taxonomy": "curate: a tree of your own, as data_pipelines/curation/taxonomy.txt",
     "captioners": "caption: template, openai or qwen, joined by commas; template if not given",
@@ -97,8 +97,8 @@ def run_curate(values: flags.FlagValues) -> None:
 
   workspace = _workspace(values, "curate")
   names = tuple(filter(None, values.operators.split(","))) or operators.DEFAULT
-  operators.chosen(names)
-  rules = Rules(names, parse_bounds(values.bounds), None if values.copies else duplicates.Rule())
+  chosen = [operator.name for operator in operators.chosen(names)]
+  rules = Rules(chosen, parse_bounds(values.bounds), None if values.copies else duplicates.Rule())
   taxonomy = Taxonomy.read(values.taxonomy) if values.taxonomy else Taxonomy.read()
   total = len(workspace.reader().parts)
   with console.progress("scores", total=total) as bar:
@@ -109,7 +109,7 @@ def run_curate(values: flags.FlagValues) -> None:
   counts = decide(workspace, rules, taxonomy)
   rejected = ", ".join(f"{count} by {name}" for name, count in sorted(counts.items()) if name != "kept")
   console.show(f"{values.work}: {counts['kept']} of {sum(counts.values())} clips kept; rejected: {rejected or 'none'}")
-  unused = [operator for operator in operators.OPERATORS.values() if operator.name not in names]
+  unused = [operator for operator in operators.OPERATORS.values() if operator.name not in chosen]
   for operator in unused:
     console.show(f"not asked for: {operator.name} ({operator.about})")
 

@@ -5,7 +5,9 @@ To add one: write a function of a `View` that gives a number, and name it here.
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from data_pipelines.curation.operators import heavy, light
 from data_pipelines.curation.operators.view import View
@@ -20,7 +22,7 @@ class Operator:
 
   Attributes:
     name: in ledgers and on the command line.
-    version: a new one measures again.
+    version: a new one measures again; of weights that are given it is their hash.
     make: called once in a process, gives the measure; raises KairosError for a package that is missing. The measure
       gives None where it does not apply.
     bounds: of a clip that is kept, unless others are asked for.
@@ -29,8 +31,8 @@ class Operator:
   """
 
   name: str
-  version: int
-  make: Callable[[], Callable[[View], float | None]]
+  version: int | str
+  make: Callable[..., Callable[[View], float | None]]
   bounds: Bounds
   unit: str
   heavy: bool = False
@@ -63,21 +65,43 @@ OPERATORS: Mapping[str, Operator] = {
     Operator("nsfw", 1, heavy.nsfw, (None, 0.5), "probability", heavy=True),
     Operator("hands", 1, heavy.hands, (None, None), "share", heavy=True),
     Operator("people", 1, heavy.people, (None, None), "share", heavy=True),
+    Operator("aesthetic", "", heavy.aesthetic, (None, None), "mark", heavy=True),
   )
 }
 DEFAULT = tuple(name for name, operator in OPERATORS.items() if not operator.heavy)
 
 
 def chosen(names: Iterable[str]) -> list[Operator]:
-  """The operators of these names.
+  """The operators of these names; one that takes weights is called NAME=FILE.
 
   Raises:
-    KairosError: there is no such operator.
+    KairosError: there is no such operator, or its weights are not given, not there, or not asked for.
   """
-  names = list(names)
-  if unknown := [name for name in names if name not in OPERATORS]:
-    raise KairosError(f"unknown operator {unknown[0]!r}: one of {', '.join(OPERATORS)}")
-  return [OPERATORS[name] for name in dict.fromkeys(names)]
+  found: dict[str, Operator] = {}
+  for text in names:
+    name, _, weights = text.partition("=")
+    if name not in OPERATORS:
+      raise KairosError(f"unknown operator {name!r}: one of {', '.join(OPERATORS)}")
+    if weights and name != "aesthetic":
+      raise KairosError(f"operator {name} takes no weights: {text!r}")
+    found[name] = _weighted(OPERATORS[name], weights) if weights else OPERATORS[name]
+  return list(found.values())
+
+
+def _weighted(operator: Operator, weights: str) -> Operator:
+  """It with the weights of a file."""
+  path = Path(weights).absolute()
+  if not path.is_file():
+    raise KairosError(f"operator {operator.name}: there is no file {weights}")
+  make = functools.partial(operator.make, path)
+  return dataclasses.replace(operator, version=_hash(path, path.stat().st_mtime_ns), make=make)
+
+
+@functools.lru_cache
+def _hash(path: Path, changed: int) -> str:
+  """Of what a file holds; `changed` is when it did last."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def check(operators: Sequence[Operator]) -> None:

@@ -1,6 +1,6 @@
-"""Measures by models that packages ship: text, nudity, hands, people. Each is made once in a process.
+"""Measures by models: text, nudity, hands, people, beauty. Each is made once in a process.
 
-No weights are in this repository or fetched by it: they lie in the packages of the extra `curation`.
+No weights are in this repository or fetched by it: they lie in the packages of the extra `curation`, or are given.
 """
 
 import importlib.metadata
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data_pipelines.curation.operators.view import View
 from kairos_jax.errors import KairosError
@@ -51,6 +51,41 @@ def hands() -> Measure:
 def people() -> Measure:
   """The share of five frames that show a person (MediaPipe's pose detector)."""
   return _detector("people", "pose_detection.tflite")
+
+
+def aesthetic(weights: Path | None = None) -> Measure:
+  """How beautiful five frames are, a mean, by weights that are given as aesthetic=FILE.onnx.
+
+  The file's one input is a picture [1, 3, H, W] of RGB from 0 to 1, cut to its middle. Its first output is a mark, or the
+  probabilities of the marks 1, 2, ... (as NIMA's), of which the mean is taken.
+
+  Raises:
+    KairosError: weights are not given, not of this form, or onnxruntime is missing.
+  """
+  if weights is None:
+    raise KairosError("operator aesthetic needs weights: name it as aesthetic=FILE.onnx")
+  onnxruntime = _module("onnxruntime", "aesthetic")
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads = 1
+  try:
+    network = onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
+    (entry,) = network.get_inputs()
+    _, colors, height, width = entry.shape
+    if (colors, entry.type) != (3, "tensor(float)") or not (isinstance(height, int) and isinstance(width, int)):
+      raise ValueError(f"its input is {entry.type} {entry.shape}")
+  except Exception as error:  # of another library, on a file that is none
+    reason = " ".join(str(error).split())[:200]
+    raise KairosError(f"operator aesthetic: {weights} takes no picture [1, 3, H, W]: {reason}") from error
+
+  def measure(view: View) -> float:
+    marks = []
+    for still in view.stills:
+      picture = np.asarray(ImageOps.fit(Image.fromarray(still), (width, height), Image.Resampling.BICUBIC))
+      out = network.run(None, {entry.name: picture.transpose(2, 0, 1)[None].astype(np.float32) / 255})[0].reshape(-1)
+      marks.append(out[0] if out.size == 1 else out @ np.arange(1, out.size + 1))
+    return float(np.mean(marks))
+
+  return measure
 
 
 def _detector(name: str, file: str) -> Measure:

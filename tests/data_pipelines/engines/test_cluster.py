@@ -1,10 +1,14 @@
-"""A whole curation on a local Ray of two workers, of which one dies in each step on the way."""
+"""A whole curation on a local Ray of two workers, of which one dies in each step on the way, or all at any moment."""
 
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_pipelines.curation import caption, decide, ingest, operators, pack, score
@@ -24,6 +28,7 @@ pytestmark = pytest.mark.slow
 
 
 raw = conftest.raw
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +105,46 @@ def test_actors_that_die_leave_the_ledgers_and_shards_of_the_pool(cluster, raw, 
   died = {path.name for path in (tmp_path / "deaths").iterdir()}
   steps = ("Segmenting.read", "Scoring.read", "Captioning.read", "Captioning.answered", "Importing.read")
   assert died == set(steps)
+
+
+_PACK = """
+import sys
+from data_pipelines.curation import pack
+from data_pipelines.curation.workspace import Workspace
+from data_pipelines.engines.cluster import Cluster
+import ray
+ray.init(sys.argv[1], logging_level="WARNING")
+print("begun", flush=True)
+pack.pack(Workspace.open(sys.argv[2]), sys.argv[3], "videos", engine=Cluster(sys.argv[1]))
+"""
+
+
+def kill_pack(address, work, out, seconds):
+  """A pack that is killed some time after it has begun; whether it was, rather than being done before."""
+  command = [sys.executable, "-c", _PACK, address, str(work), str(out)]
+  run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+  while (said := run.stdout.readline()) and said.strip() != "begun":
+    pass
+  time.sleep(seconds)
+  run.send_signal(signal.SIGKILL)
+  return run.wait() == -signal.SIGKILL
+
+
+def test_fifty_kills_while_packing_leave_the_bytes_of_the_pool(cluster, raw, tmp_path):
+  import ray
+
+  curate(tmp_path / "pool", raw, HERE)
+  whole, work = digests(tmp_path / "pool/out"), tmp_path / "pool/work"
+  address = ray.get_runtime_context().gcs_address
+  rng, kills, folders = np.random.default_rng(0), 0, 0
+  while kills < 50:
+    folder = tmp_path / f"out{folders}"
+    folders += 1
+    while kills < 50 and kill_pack(address, work, folder, rng.uniform(0, 6)):
+      kills += 1
+    pack.pack(Workspace.open(work), folder, "videos", engine=cluster)
+    assert digests(folder) == whole
+  print(f"{kills} kills in {folders} folders")
 
 
 @dataclasses.dataclass(frozen=True)

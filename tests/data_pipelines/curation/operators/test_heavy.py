@@ -1,4 +1,4 @@
-"""Models that packages ship, where these are installed; and what is said where they are not."""
+"""Models that packages ship or files hold, where what runs them is installed; and what is said where it is not."""
 
 import importlib.util
 import sys
@@ -44,3 +44,50 @@ def test_text_covers_a_share_of_the_picture():
   ImageDraw.Draw(picture).text((20, 60), "BREAKING NEWS 2026", fill="white", font=ImageFont.load_default(28))
   share = needed("text")(view(np.stack([np.asarray(picture)] * 2)))
   assert 0.08 < share < 0.4
+
+
+def network(path, *out):
+  """A network whose outputs are these of a picture's mean colors, [3] to one mark or to probabilities."""
+  onnx = pytest.importorskip("onnx")
+  pytest.importorskip("onnxruntime")
+  from onnx import TensorProto, helper, numpy_helper
+
+  weights = numpy_helper.from_array(np.asarray(out, np.float32).T, "weights")
+  nodes = [
+    helper.make_node("ReduceMean", ["picture"], ["mean"], axes=[2, 3], keepdims=0),
+    helper.make_node("MatMul", ["mean", "weights"], ["marks"]),
+  ]
+  picture = helper.make_tensor_value_info("picture", TensorProto.FLOAT, ["N", 3, 24, 32])
+  marks = helper.make_tensor_value_info("marks", TensorProto.FLOAT, ["N", len(out)])
+  graph = helper.make_graph(nodes, "marks", [picture], [marks], [weights])
+  onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+  return f"aesthetic={path}"
+
+
+def test_weights_that_are_given_tell_beauty(tmp_path):
+  colors = np.empty((7, 48, 96, 3), np.uint8)
+  colors[:] = 51, 102, 153  # a fifth, two fifths and three fifths
+  (mark,) = operators.chosen([network(tmp_path / "mark.onnx", (1.0, 10.0, 5.0))])
+  assert mark.make()(view(colors)) == pytest.approx(0.2 + 4.0 + 3.0, rel=1e-5)
+  (marks,) = operators.chosen([network(tmp_path / "marks.onnx", (1, 0, 0), (0, 1, 0), (0, 0, 1))])
+  assert marks.make()(view(colors)) == pytest.approx(0.2 * 1 + 0.4 * 2 + 0.6 * 3, rel=1e-5)
+  assert mark.name == marks.name == "aesthetic" and mark.version != marks.version
+
+
+def test_the_middle_of_a_picture_is_judged(tmp_path):
+  wide = np.zeros((3, 24, 96, 3), np.uint8)
+  wide[:, :, 32:64] = 255
+  (mark,) = operators.chosen([network(tmp_path / "mark.onnx", (1.0, 1.0, 1.0))])
+  assert mark.make()(view(wide)) > 2.8
+
+
+def test_weights_are_wanted_where_they_are_taken(tmp_path):
+  with pytest.raises(KairosError, match=r"^operator aesthetic needs weights: name it as aesthetic=FILE.onnx$"):
+    operators.check(operators.chosen(["aesthetic"]))
+  with pytest.raises(KairosError, match="^operator aesthetic: there is no file none.onnx$"):
+    operators.chosen(["aesthetic=none.onnx"])
+  with pytest.raises(KairosError, match="^operator blur takes no weights: 'blur=x'$"):
+    operators.chosen(["blur=x"])
+  (tmp_path / "bad.onnx").write_bytes(b"no network")
+  with pytest.raises(KairosError, match="operator aesthetic.* (needs onnxruntime|takes no picture)"):
+    operators.check(operators.chosen([f"aesthetic={tmp_path / 'bad.onnx'}"]))
