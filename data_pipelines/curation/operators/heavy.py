@@ -56,8 +56,8 @@ def people() -> Measure:
 def aesthetic(weights: Path | None = None) -> Measure:
   """How beautiful five frames are, a mean, by weights that are given as aesthetic=FILE.onnx.
 
-  The file's one input is a picture [1, 3, H, W] of RGB from 0 to 1, cut to its middle. Its first output is a mark, or the
-  probabilities of the marks 1, 2, ... (as NIMA's), of which the mean is taken.
+  The file's one input is a picture [1, 3, H, W] of RGB from 0 to 1, cut to its middle. Its first output is a mark, or
+  the probabilities of the marks 1, 2, ... (as NIMA's), of which the mean is taken.
 
   Raises:
     KairosError: weights are not given, not of this form, or onnxruntime is missing.
