@@ -8,7 +8,7 @@ usage:
 their outcomes in five folds, and tells those of the fold that it was not fitted on. The table has its squared error
 (Brier score) beside that of a clock, which knows how long an episode has lasted, and of the success rate; then the
 error of its calibration: how far what it tells is from what comes. OUT/value.png shows both over time and by tenths,
-OUT/report.json has the numbers.
+OUT/report.json has the numbers. Needs scikit-learn, of the extra `notebook`.
 """
 
 from collections.abc import Sequence

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -69,16 +70,27 @@ def decode(
   )
 
 
+def folds(seed: int) -> Any:
+  """A splitter of scikit-learn: as much of each class in each fold, and whole groups.
+
+  Raises:
+    KairosError: scikit-learn is missing.
+  """
+  try:
+    from sklearn.model_selection import StratifiedGroupKFold
+  except ImportError as error:
+    raise KairosError("probes need scikit-learn; pip install kairos-jax[notebook]") from error
+  return StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+
+
 def _held_out(
   x: Float[np.ndarray, "N D"], labels: Int[np.ndarray, "N"], groups: Int[np.ndarray, "N"], seed: int
 ) -> Interval:
-  try:
-    from sklearn import linear_model, model_selection, pipeline, preprocessing, random_projection
-  except ImportError as error:
-    raise KairosError("decode needs scikit-learn; pip install kairos-jax[notebook]") from error
+  cv = folds(seed)
+  from sklearn import linear_model, model_selection, pipeline, preprocessing, random_projection
+
   steps = [preprocessing.StandardScaler(), linear_model.LogisticRegression(C=0.1, max_iter=1000)]
   if x.shape[1] > MOST_FEATURES:
     steps.insert(0, random_projection.GaussianRandomProjection(MOST_FEATURES, random_state=seed))
-  folds = model_selection.StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-  told = model_selection.cross_val_predict(pipeline.make_pipeline(*steps), x, labels, groups=groups, cv=folds)
+  told = model_selection.cross_val_predict(pipeline.make_pipeline(*steps), x, labels, groups=groups, cv=cv)
   return wilson(int((told == labels).sum()), len(labels))

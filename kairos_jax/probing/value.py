@@ -12,17 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
-from scipy import optimize, special
 
-from kairos_jax import seeds
 from kairos_jax.errors import KairosError
 from kairos_jax.evaluation.intervals import Interval, mean_interval, wilson
 from kairos_jax.interfaces import num_frames, num_latents
 from kairos_jax.probing import draw
+from kairos_jax.probing.decode import FOLDS, folds
 from kairos_jax.probing.record import record
 from kairos_jax.runtime import WorldModel
 
-FOLDS = 5
 _AT_ONCE = 32  # episodes
 _BINS = 10
 _PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # on squared weights of standardized features, beside the mean loss
@@ -144,18 +142,21 @@ def value(
     progress: hears how many episodes the tower has seen.
 
   Raises:
-    KairosError: fewer episodes of one outcome than there are folds, a video shorter than the model's first frames, or
-      as `record`.
+    KairosError: scikit-learn is missing, fewer episodes of one outcome than there are folds, a video shorter than the
+      model's first frames, or as `record`.
   """
   if min(success.sum(), (~success).sum()) < FOLDS:
     raise KairosError(f"{success.sum()} of {len(success)} episodes succeed; {FOLDS} of each outcome are needed")
   features = _features(model, videos, instructions, progress)
-  folds, runs = _folds(success, seed), np.isfinite(features[..., 0])
+  runs = np.isfinite(features[..., 0])
+  episode, moment = np.nonzero(runs)
+  x, y = features[episode, moment], success[episode]
   head, clock = np.full((2, *runs.shape), np.nan)
-  for fold in range(FOLDS):
-    held = folds == fold
-    head[held] = _tell(_fit(features[~held], success[~held], _penalty(features, success, folds, fold)), features[held])
-    clock[held] = np.where(runs[held], _clock(runs[~held], success[~held]), np.nan)
+  for taught, held in folds(seed).split(x, y, episode):
+    fitted = _fit(x[taught], y[taught], episode[taught], seed)
+    head[episode[held], moment[held]] = fitted.predict_proba(x[held])[:, 1]
+    known = np.unique(episode[taught])
+    clock[episode[held], moment[held]] = _clock(runs[known], success[known])[moment[held]]
   return Value(head, clock, success, model.saved.video_fps / model.codec.time_stride)
 
 
@@ -188,50 +189,14 @@ def _stretched(video: UInt8[np.ndarray, "_ H W 3"], frames: int) -> UInt8[np.nda
   return video[np.minimum(np.arange(frames), len(video) - 1)]
 
 
-def _folds(success: Bool[np.ndarray, "N"], seed: int) -> Int[np.ndarray, "N"]:
-  """A fold for each episode, with as many of each outcome in each."""
-  rng, folds = np.random.default_rng(seeds.derive(seed, "folds")), np.zeros(len(success), int)
-  for outcome in (True, False):
-    where = rng.permutation(np.flatnonzero(success == outcome))
-    folds[where] = np.arange(len(where)) % FOLDS
-  return folds
+def _fit(x: Float[np.ndarray, "M F"], y: Bool[np.ndarray, "M"], episode: Int[np.ndarray, "M"], seed: int) -> Any:
+  """A logistic regression, whose penalty is the one that serves best on a fifth of the episodes that it leaves out."""
+  from sklearn import linear_model, model_selection, pipeline, preprocessing
 
-
-def _penalty(
-  features: Float[np.ndarray, "N T F"], success: Bool[np.ndarray, "N"], folds: Int[np.ndarray, "N"], held: int
-) -> float:
-  """What serves best on the next fold when it is left out as well."""
-  judged = folds == (held + 1) % FOLDS
-  taught = ~judged & (folds != held)
-
-  def error(penalty: float) -> float:
-    told = _tell(_fit(features[taught], success[taught], penalty), features[judged])
-    return float(np.nanmean((told - success[judged][:, None]) ** 2))
-
-  return min(_PENALTIES, key=error)
-
-
-def _fit(
-  features: Float[np.ndarray, "N T F"], success: Bool[np.ndarray, "N"], penalty: float
-) -> Float[np.ndarray, "3 F1"]:
-  """A logistic regression over all moments: mean, scale, and weights with the offset last."""
-  there = np.isfinite(features[..., 0])
-  x, y = features[there], np.broadcast_to(success[:, None], there.shape)[there].astype(float)
-  mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
-  x = np.concatenate([(x - mean) / scale, np.ones((len(x), 1))], axis=1)
-
-  def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-    logits, held = x @ weights, np.append(weights[:-1], 0.0)
-    value = (np.logaddexp(0, logits) - y * logits).mean() + penalty * held @ held
-    return value, x.T @ (special.expit(logits) - y) / len(x) + 2 * penalty * held
-
-  weights = optimize.minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x
-  return np.stack([np.append(mean, 0.0), np.append(scale, 1.0), weights])
-
-
-def _tell(fitted: Float[np.ndarray, "3 F1"], features: Float[np.ndarray, "N T F"]) -> Float[np.ndarray, "N T"]:
-  mean, scale, weights = fitted
-  return special.expit((features - mean[:-1]) / scale[:-1] @ weights[:-1] + weights[-1])
+  head = pipeline.make_pipeline(preprocessing.StandardScaler(), linear_model.LogisticRegression(max_iter=1000))
+  allowed = {"logisticregression__C": [1 / (2 * penalty * len(x)) for penalty in _PENALTIES]}
+  split = next(iter(folds(seed).split(x, y, episode)))
+  return model_selection.GridSearchCV(head, allowed, cv=[split], scoring="neg_brier_score").fit(x, y)
 
 
 def _clock(there: Bool[np.ndarray, "N T"], success: Bool[np.ndarray, "N"]) -> Float[np.ndarray, "T"]:
