@@ -1,10 +1,12 @@
 """Makes the embedded datasets: clips by their seed, and the folders of a curriculum."""
 
+import concurrent.futures
 import contextlib
 import functools
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
@@ -136,22 +138,28 @@ def _workers(processes: int, hear: Callable[[], None]) -> Iterator[Callable]:
     yield lambda job, shares: [job(share, hear) for share in shares]
     return
   spawn = multiprocessing.get_context("spawn")
-  made, heard = spawn.Value("q", 0), 0
-  with spawn.Pool(processes, initializer=_join, initargs=(made,)) as pool:
+  made, heard, others = spawn.Value("q", 0), 0, set(multiprocessing.active_children())
+  pool = concurrent.futures.ProcessPoolExecutor(processes, spawn, initializer=_join, initargs=(made,))
 
-    def each(job: Callable, shares: Sequence[tuple[int, range]]) -> None:
-      nonlocal heard
-      for result in [pool.apply_async(job, (share, _count)) for share in shares]:
-        ready = False
-        while not ready:
-          result.wait(0.5)
-          ready = result.ready()  # before its clips are counted
-          for _ in range(made.value - heard):
-            hear()
-            heard += 1
-        result.get()
+  def each(job: Callable, shares: Sequence[tuple[int, range]]) -> None:
+    nonlocal heard
+    left = {pool.submit(job, share, _count) for share in shares}
+    while left:
+      done, left = concurrent.futures.wait(left, 0.5, concurrent.futures.FIRST_COMPLETED)
+      for _ in range(made.value - heard):
+        hear()
+        heard += 1
+      for result in done:
+        result.result()
 
+  try:
     yield each
+  except BrokenProcessPool as error:
+    raise KairosError("a process that simulates died; the same line goes on with what is not there yet") from error
+  finally:
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in set(multiprocessing.active_children()) - others:  # which would end their shares first
+      process.terminate()
 
 
 _made: Any = None  # in a worker: the clips that all have made, a number that they share

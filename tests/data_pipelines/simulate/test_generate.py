@@ -1,6 +1,9 @@
 import hashlib
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -152,6 +155,20 @@ def test_an_interrupted_build_goes_on_and_hears_of_every_clip(tmp_path, monkeypa
   (parts / "00000.safetensors").write_bytes(b"")
   build(tmp_path / "other", {"physics": 3}, seed=0, size=16, processes=1)
   assert read_manifest(tmp_path / "other" / "physics")["records"] == 3 and not parts.exists()
+
+
+def test_a_build_whose_process_is_killed_says_so_and_goes_on(tmp_path, monkeypatch):
+  monkeypatch.setattr(generate_module, "_PER_SHARD", 2)
+
+  def kill(*what):
+    children = multiprocessing.active_children()
+    os.kill(children[0].pid, signal.SIGKILL)
+
+  with pytest.raises(KairosError, match="^a process that simulates died; the same line goes on"):
+    build(tmp_path, {"physics": 9}, seed=0, size=16, processes=2, progress=kill)
+  assert not multiprocessing.active_children()
+  build(tmp_path, {"physics": 9}, seed=0, size=16, processes=2)
+  assert read_manifest(tmp_path / "physics")["records"] == 9
 
 
 def test_the_robot_s_labels_and_states_are_those_of_version_1():
