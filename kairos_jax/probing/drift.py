@@ -74,8 +74,7 @@ def drift(model: WorldModel, stream: Stream, at: Sequence[int], *, seed: int = 0
   check_count("latent frames", count)
   slots = np.full(count, len(at), np.int32)  # where a frame is kept; beyond the last: nowhere
   slots[list(at)] = np.arange(len(at))
-  run = jax.jit(functools.partial(_run, model, steps, len(at)))
-  norms, out, latents = run(model.params, stream, seed_words(seed, stream.batch), slots)
+  norms, out, latents = _run(model, steps, len(at), model.params, stream, seed_words(seed, stream.batch), slots)
   config = model.saved.model_config.video
   return Drift(
     latents_per_second=model.saved.video_fps / model.codec.time_stride,
@@ -86,6 +85,7 @@ def drift(model: WorldModel, stream: Stream, at: Sequence[int], *, seed: int = 0
   )
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _run(model: WorldModel, steps: int, kept: int, params: Any, stream: Stream, words: Array, slots: Int[Array, "T"]):
   """The states' norms [T G B] by layer name, and the outputs and latents that are kept."""
   config = model.saved.model_config.video

@@ -84,11 +84,12 @@ def perturb(
     normal = model.robot(None)
     own = model.own_actions(normal, stream.batch)
     robot = (*model.normal_states(np.asarray(state, np.float32), stream.batch, normal), own)
-  run = jax.jit(functools.partial(_follow, model, group, name))
-  found = run(model.params, stream, jnp.moveaxis(latents, 1, 0), (size, each), robot, jax.random.key(seed))
+  after, sizes = jnp.moveaxis(latents, 1, 0), (size, each)
+  found = _follow(model, group, name, model.params, stream, after, sizes, robot, jax.random.key(seed))
   return Followed(*map(np.asarray, found))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _follow(
   model: WorldModel, group: int, name: str, params: Any, stream: Stream, latents: Array, sizes: Any, robot: Any, key
 ):

@@ -111,7 +111,7 @@ def reach(
     given["own"] = model.own_actions(robot, begin.batch)
   computed = action_reach(model.saved.model_config) if of == "action" else video_reach(model.saved.model_config)
   keys = jax.random.split(jax.random.key(seed), directions)
-  squares = jax.jit(functools.partial(_squares, model, of, steps))(model.params, latents, begin, words, given, keys)
+  squares = _squares(model, of, steps, model.params, latents, begin, words, given, keys)
   return Reach(np.sqrt(np.asarray(squares)), computed, model.saved.video_fps / model.codec.time_stride)
 
 
@@ -121,6 +121,7 @@ def _views(config: WorldActionConfig) -> list[float]:
   return [math.inf if view is None else view for view in views]
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _squares(
   model: WorldModel, of: Output, steps: int, params: Any, latents: Array, begin: Stream, words: Array, given: Any, keys
 ) -> Float[Array, "B T"]:
