@@ -41,6 +41,7 @@ def define_flags(table: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_integer("prompts", 32, "wishes", lower_bound=2, flag_values=table)
   flags.DEFINE_integer("rounds", 4, "of rewriting", lower_bound=1, flag_values=table)
   flags.DEFINE_integer("samples", 2, "videos of each prompt", lower_bound=1, flag_values=table)
+  flags.DEFINE_float("guidance", 1.0, "of the videos, away from those without words; 1 is none", flag_values=table)
   flags.DEFINE_enum("rewriter", "slots", ["slots", "openai", "qwen"], "who writes prompts", flag_values=table)
   flags.DEFINE_string(
     "server",

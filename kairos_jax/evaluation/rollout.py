@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -76,7 +76,13 @@ def rollout(
 
 
 def segments(
-  model: WorldModel, stream: Stream, count: int, frames: int, seed: int
+  model: WorldModel,
+  stream: Stream,
+  count: int,
+  frames: int,
+  seed: int,
+  guidance: float = 1.0,
+  negative: Stream | None = None,
 ) -> Iterator[UInt8[np.ndarray, "B {frames} H W 3"]]:
   """Continues a batch of streams; each segment is imagined, then becomes history of the next.
 
@@ -86,10 +92,15 @@ def segments(
     count: of segments.
     frames: of each segment.
     seed: of the noise.
+    guidance, negative: see `WorldModel.imagine`.
   """
+  latents_each = model.latents_of(frames)
   for index in range(count):
-    latents = model.imagine_latents(stream, model.latents_of(frames), seed=seeds.derive(seed, "rollout", index))
+    options: dict[str, Any] = dict(seed=seeds.derive(seed, "rollout", index), guidance=guidance, negative=negative)
+    latents = model.imagine_latents(stream, latents_each, **options)
     pixels, stream = model.decode(stream, latents)
+    if negative is not None:
+      negative = model.extend_latents(negative, latents)
     stream = jax.block_until_ready(model.extend_latents(stream, latents))  # so that its time is this segment's
     yield pixels
 
@@ -128,9 +139,16 @@ def samples(
   frames: int,
   count: int,
   seed: int,
+  guidance: float = 1.0,
 ) -> UInt8[np.ndarray, "P N T H W 3"]:
-  """Continues each prompt `count` times by so many frames, each latent's worth history of the next."""
-  stream = model.prefill(np.repeat(seen, count, axis=0), [text for text in instructions for _ in range(count)])
+  """Continues each prompt `count` times by so many frames, each latent's worth history of the next.
+
+  Guidance leads away from what comes without words.
+  """
+  first = np.repeat(seen, count, axis=0)
+  stream = model.prefill(first, [text for text in instructions for _ in range(count)])
+  negative = None if guidance == 1.0 else model.prefill(first, "")
   step = num_frames(model.codec, 1, begins=False)
-  videos = np.concatenate(list(segments(model, stream, frames // step, step, seed)), axis=1)
+  made = list(segments(model, stream, frames // step, step, seed, guidance, negative))
+  videos = np.concatenate(made, axis=1)
   return videos.reshape(len(seen), count, *videos.shape[1:])

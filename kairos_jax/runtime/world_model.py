@@ -49,7 +49,7 @@ class WorldModel:
     self._begin, self._extend = jax.jit(self.begin), jax.jit(self.see)
     self._extend_latents = jax.jit(self.remember)
     self._act = jax.jit(self.decide, static_argnames="steps")
-    self._imagine = jax.jit(self.foresee, static_argnames=("count", "steps"))
+    self._imagine = jax.jit(self.foresee, static_argnames=("count", "steps", "guidance"))
     self._decode = jax.jit(self.show)
 
   def prefill(self, frames: Frames, instruction: str | Sequence[str]) -> Stream:
@@ -108,7 +108,14 @@ class WorldModel:
     return actions if np.ndim(state) == 2 else actions[0]
 
   def imagine(
-    self, stream: Stream, frames: int = 16, *, seed: int | Sequence[int] = 0, steps: int = 3
+    self,
+    stream: Stream,
+    frames: int = 16,
+    *,
+    seed: int | Sequence[int] = 0,
+    steps: int = 3,
+    guidance: float = 1.0,
+    negative: Stream | None = None,
   ) -> UInt8[np.ndarray, "B T H W 3"]:
     """The next `frames` frames as the model expects them.
 
@@ -116,20 +123,35 @@ class WorldModel:
       seed: see `act`.
       steps: denoising steps; few give what is expected on average, many a sharper sample (docs/results.md). A
         distilled student takes its own.
+      guidance: how far the instruction is followed beyond what the model expects; 1 is not at all.
+      negative: the same videos under another instruction, such as "", which guidance leads away from.
 
     Raises:
-      KairosError: not a whole number of latents' worth of frames, or `steps` is below 1.
+      KairosError: not a whole number of latents' worth of frames, `steps` is below 1, or guidance without `negative`.
     """
-    latents = self.imagine_latents(stream, self.latents_of(frames), seed=seed, steps=steps)
+    count = self.latents_of(frames)
+    latents = self.imagine_latents(stream, count, seed=seed, steps=steps, guidance=guidance, negative=negative)
     return self.decode(stream, latents)[0]
 
   def imagine_latents(
-    self, stream: Stream, count: int, *, seed: int | Sequence[int] = 0, steps: int = 3
+    self,
+    stream: Stream,
+    count: int,
+    *,
+    seed: int | Sequence[int] = 0,
+    steps: int = 3,
+    guidance: float = 1.0,
+    negative: Stream | None = None,
   ) -> Float[Array, "B N h w C"]:
-    """The next `count` latent frames. Raises KairosError if `count` or `steps` is below 1."""
+    """The next `count` latent frames. Raises KairosError as `imagine` does, or if `count` is below 1."""
     check_count("count", count)
     check_count("steps", steps)
-    return self._imagine(self.params, stream, seed_words(seed, stream.batch), count=count, steps=steps)
+    if guidance != 1.0 and negative is None:
+      raise KairosError(f"guidance is {guidance}, which needs `negative`: the same videos under another instruction")
+    if negative is not None and (negative.batch, negative.shape) != (stream.batch, stream.shape):
+      raise KairosError(f"`negative` has {negative.batch} videos of {negative.shape}; these are {stream.batch}")
+    words = seed_words(seed, stream.batch)
+    return self._imagine(self.params, stream, words, negative, count=count, steps=steps, guidance=guidance)
 
   def decode(self, stream: Stream, latents: Float[Array, "B N h w C"]) -> tuple[UInt8[np.ndarray, "B T H W 3"], Stream]:
     """The pixels of latents that continue the stream's video, and the stream with its codec at their end."""
@@ -192,7 +214,15 @@ class WorldModel:
     return sampler.sample_actions(self.model, params, *inputs, action_mask=action_mask, **before)[0]
 
   def foresee(
-    self, params: Params, stream: Stream, words: UInt32[Array, "B 2"], *, count: int, steps: int
+    self,
+    params: Params,
+    stream: Stream,
+    words: UInt32[Array, "B 2"],
+    negative: Stream | None = None,
+    *,
+    count: int,
+    steps: int,
+    guidance: float = 1.0,
   ) -> Float[Array, "B N h w C"]:
     """`imagine_latents`."""
     video = self.saved.model_config.video
@@ -200,7 +230,10 @@ class WorldModel:
     shift = video_shift(video.tokens_per_frame(*stream.shape), count)
     schedule, integrate = self._steps(self.saved.video_times, steps, shift)
     inputs = (noise, schedule, stream.context)
-    return sampler.sample_video(self.model, params, *inputs, memory=stream.memory, integrate=integrate)[0]
+    guided: dict[str, Any] = dict(guidance=guidance)
+    if negative is not None:
+      guided |= dict(negative=negative.context, negative_memory=negative.memory)
+    return sampler.sample_video(self.model, params, *inputs, memory=stream.memory, integrate=integrate, **guided)[0]
 
   def _steps(self, times: tuple[float, ...], steps: int, shift: float) -> tuple[Schedule, Callable[..., Any]]:
     """The levels of a tower and how it walks them: so many, or a student's own."""

@@ -7,6 +7,7 @@ import pytest
 
 from data_pipelines.normalize import Normalizer
 from kairos_jax.errors import KairosError
+from kairos_jax.evaluation import rollout
 from kairos_jax.interop import saved_model
 from kairos_jax.runtime import WorldModel, load
 from kairos_jax.runtime.slots import Slots
@@ -41,6 +42,25 @@ def test_one_seed_gives_each_episode_its_own_noise(model):
   stream, states = model.prefill(np.stack([tiny.frames(5)] * 2), "push"), np.zeros((2, 3), np.float32)
   one, two = model.act(stream, states, seed=3, steps=2)
   assert np.abs(one - two).max() > 1e-3
+
+
+def test_guidance_leads_away_from_the_negative_instruction(model):
+  frames = np.stack([tiny.frames(5, seed=i) for i in (0, 1)])
+  stream, negative = (model.prefill(frames, text) for text in ("push", ""))
+  with_words, without = (np.asarray(model.imagine_latents(s, 2, seed=3, steps=1)) for s in (stream, negative))
+  assert np.abs(with_words - without).max() > 1e-3
+  found = model.imagine_latents(stream, 2, seed=3, steps=1, guidance=2.5, negative=negative)
+  np.testing.assert_allclose(found, without + 2.5 * (with_words - without), atol=2e-5)  # one step is linear
+
+
+def test_videos_without_words_are_not_guided(model):
+  seen = np.stack([tiny.frames(5, seed=i) for i in (0, 1)])
+  plain, guided, words = (
+    rollout.samples(model, seen, texts, 8, 2, seed=0, guidance=guidance)
+    for texts, guidance in ((["", ""], 1.0), (["", ""], 4.0), (["push", "pull"], 4.0))
+  )
+  np.testing.assert_allclose(guided.astype(int), plain.astype(int), atol=1)
+  assert np.abs(words.astype(int) - plain).max() > 8
 
 
 def test_parameters_are_arguments_of_what_is_compiled(model):
@@ -111,6 +131,10 @@ def test_errors_are_one_line(model, tiny_saved):
     lambda: model.extend(stream, tiny.frames(0)): "frames is 0",
     lambda: model.imagine(stream, frames=0): "frames is 0",
     lambda: model.imagine(stream, frames=4, steps=0): "steps is 0",
+    lambda: model.imagine(stream, 4, guidance=3.0): "guidance is 3.0, which needs `negative`",
+    lambda: model.imagine(
+      stream, 4, guidance=3.0, negative=model.prefill(np.stack([tiny.frames(1)] * 2), "")
+    ): "`negative` has 2 videos",
     lambda: model.act(stream, np.zeros(3), steps=0): "steps is 0",
     lambda: model.act(stream, np.zeros(3), embodiment="hand"): "embodiment is 'hand'; this model drives slide_arm",
     lambda: model.act(stream, np.array([0, np.nan, 0])): "all numbers must be finite",

@@ -44,6 +44,7 @@ class Alignment:
     rounds: of rewriting.
     samples: videos of each prompt.
     rewriter: its name.
+    guidance: of the videos, away from those without words; 1 is none.
     seed: of all that chance decides.
   """
 
@@ -52,6 +53,7 @@ class Alignment:
   rounds: int = 4
   samples: int = 2
   rewriter: str = "slots"
+  guidance: float = 1.0
   seed: int = 0
 
 
@@ -68,7 +70,8 @@ def align(run: Alignment, rewriter: Rewriter, workdir: Path) -> dict[str, Any]:
     seen = np.stack([one.seen for one in given])
 
     def imagine(prompts: Sequence[str], number: int) -> UInt8[np.ndarray, "P N T H W 3"]:
-      return _imagined(model, seen, prompts, run.samples, seeds.derive(run.seed, "aligned", number))
+      seed = seeds.derive(run.seed, "aligned", number)
+      return _imagined(model, seen, prompts, run.samples, run.guidance, seed)
 
     with console.progress("rounds", 2 * (run.rounds + 1)) as bar:
       trees, aligned = loop(given, imagine, rewriter, run.rounds, run.seed, workdir / "rounds", bar.update)
@@ -144,14 +147,19 @@ def _kept(path: Path, make: Callable[[], UInt8[np.ndarray, "P N T H W 3"]]) -> U
 
 
 def _imagined(
-  model: WorldModel, seen: UInt8[np.ndarray, "P S H W 3"], prompts: Sequence[str], samples: int, seed: int
+  model: WorldModel,
+  seen: UInt8[np.ndarray, "P S H W 3"],
+  prompts: Sequence[str],
+  samples: int,
+  guidance: float,
+  seed: int,
 ) -> UInt8[np.ndarray, "P N T H W 3"]:
   frames = _LATENTS * num_frames(model.codec, 1, begins=False)
   made = []
   for first in range(0, len(seen), _AT_ONCE):
     chunk = slice(first, first + _AT_ONCE)
     part = seeds.derive(seed, first)
-    made.append(rollout.samples(model, seen[chunk], prompts[chunk], frames, samples, part))
+    made.append(rollout.samples(model, seen[chunk], prompts[chunk], frames, samples, part, guidance))
   return np.concatenate(made)
 
 
