@@ -8,7 +8,7 @@ r"""Does a policy get better by acting? Two ways of learning from its episodes b
   kairos evaluate --model=runs/mixed --env=cue_reach:moving --policies=model --episodes=200 --out=runs/evolution/base
   kairos ablate --config=experiments/evolve.py --out=runs/evolution/grid --resume
 
-The base has learned to touch rolling balls. Then it learned from demonstrations of which six tenths are of something
+The base has learned to touch rolling balls. Then it learned from demonstrations of which two thirds are of something
 else, which nothing in the pictures tells: the arm goes to rest. So the base does as chance has it, and its own
 successes show what it was to do. (Of a base that fails because it sees the ball in the wrong place they show nothing:
 docs/learning.md.) Each arm has two rounds of as many updates of the action tower. They are measured on 400 episodes of

@@ -42,7 +42,7 @@ KINDS: dict[str, Callable[[int], Simulator]] = {  # their order is in their seed
   "fetch": functools.partial(Demonstrations, name="fetch", source="fetch"),
   "libero": functools.partial(Demonstrations, name="libero:spatial/0", source="libero", rehearse=True),
   "worded": Worded,
-  "mixed_robot": functools.partial(Robot, source="mixed_robot", resting_share=0.6, **_MOVING),
+  "mixed_robot": functools.partial(Robot, source="mixed_robot", resting_share=0.65, **_MOVING),
 }
 _PER_SHARD = 64
 _VERSION = 6  # of the simulators: raised when a seed draws another clip than before, so that old datasets are remade
