@@ -37,7 +37,7 @@ def score(workspace: Workspace, names: Sequence[str], engine: Engine = HERE) -> 
   """
   chosen = operators.chosen(names)
   operators.check(chosen)
-  work, wanted = Scoring(workspace, tuple(names)), versions(chosen)
+  work, wanted = Scoring(workspace, operators.anywhere(names)), versions(chosen)
   count = len(workspace.recordings().parts)
   missing = [part for part in range(count) if not _done(workspace, part, wanted | _shots(workspace, part))]
   done = count - len(missing)

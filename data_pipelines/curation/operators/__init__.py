@@ -88,6 +88,12 @@ def chosen(names: Iterable[str]) -> list[Operator]:
   return list(found.values())
 
 
+def anywhere(names: Iterable[str]) -> tuple[str, ...]:
+  """The names, with weights by their whole path: a process that works for this one may run in another folder."""
+  parts = (text.partition("=") for text in names)
+  return tuple(f"{name}={Path(weights).absolute()}" if weights else name for name, _, weights in parts)
+
+
 def _weighted(operator: Operator, weights: str) -> Operator:
   """It with the weights of a file."""
   path = Path(weights).absolute()

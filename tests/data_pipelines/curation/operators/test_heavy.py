@@ -81,6 +81,14 @@ def test_the_middle_of_a_picture_is_judged(tmp_path):
   assert mark.make()(view(wide)) > 2.8
 
 
+def test_weights_are_found_from_any_folder(monkeypatch, tmp_path):
+  (tmp_path / "mark.onnx").write_bytes(b"")
+  monkeypatch.chdir(tmp_path)
+  names = operators.anywhere(["blur", "aesthetic=mark.onnx"])
+  monkeypatch.chdir("/")
+  assert names[0] == "blur" and [operator.name for operator in operators.chosen(names)] == ["blur", "aesthetic"]
+
+
 def test_weights_are_wanted_where_they_are_taken(tmp_path):
   with pytest.raises(KairosError, match=r"^operator aesthetic needs weights: name it as aesthetic=FILE.onnx$"):
     operators.check(operators.chosen(["aesthetic"]))
