@@ -53,6 +53,7 @@ def test_guidance_leads_away_from_the_negative_instruction(model):
   np.testing.assert_allclose(found, without + 2.5 * (with_words - without), atol=2e-5)  # one step is linear
 
 
+@pytest.mark.slow
 def test_videos_without_words_are_not_guided(model):
   seen = np.stack([tiny.frames(5, seed=i) for i in (0, 1)])
   plain, guided, words = (
