@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -96,8 +96,8 @@ def segments(
   """
   latents_each = model.latents_of(frames)
   for index in range(count):
-    options: dict[str, Any] = dict(seed=seeds.derive(seed, "rollout", index), guidance=guidance, negative=negative)
-    latents = model.imagine_latents(stream, latents_each, **options)
+    own = seeds.derive(seed, "rollout", index)
+    latents = model.imagine_latents(stream, latents_each, seed=own, guidance=guidance, negative=negative)
     pixels, stream = model.decode(stream, latents)
     if negative is not None:
       negative = model.extend_latents(negative, latents)

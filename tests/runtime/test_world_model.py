@@ -46,7 +46,7 @@ def test_one_seed_gives_each_episode_its_own_noise(model):
 
 def test_guidance_leads_away_from_the_negative_instruction(model):
   frames = np.stack([tiny.frames(5, seed=i) for i in (0, 1)])
-  stream, negative = (model.prefill(frames, text) for text in ("push", ""))
+  stream, negative = (model.prefill(frames, text) for text in (["push", "pull it"], ""))
   with_words, without = (np.asarray(model.imagine_latents(s, 2, seed=3, steps=1)) for s in (stream, negative))
   assert np.abs(with_words - without).max() > 1e-3
   found = model.imagine_latents(stream, 2, seed=3, steps=1, guidance=2.5, negative=negative)
@@ -57,7 +57,7 @@ def test_guidance_leads_away_from_the_negative_instruction(model):
 def test_videos_without_words_are_not_guided(model):
   seen = np.stack([tiny.frames(5, seed=i) for i in (0, 1)])
   plain, guided, words = (
-    rollout.samples(model, seen, texts, 8, 2, seed=0, guidance=guidance)
+    rollout.samples(model, seen, texts, 8, 3, seed=0, guidance=guidance)
     for texts, guidance in ((["", ""], 1.0), (["", ""], 4.0), (["push", "pull"], 4.0))
   )
   np.testing.assert_allclose(guided.astype(int), plain.astype(int), atol=1)

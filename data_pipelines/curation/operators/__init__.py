@@ -5,12 +5,12 @@ To add one: write a function of a `View` that gives a number, and name it here.
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.curation.operators import heavy, light
 from data_pipelines.curation.operators.view import View
+from kairos_jax import files
 from kairos_jax.errors import KairosError
 
 Bounds = tuple[float | None, float | None]  # least and most, both allowed; None is open
@@ -28,6 +28,7 @@ class Operator:
     bounds: of a clip that is kept, unless others are asked for.
     unit: of the number.
     heavy: whether it runs a model, so that it has to be asked for.
+    weighted: whether the model's weights are given, as the argument of `make`.
   """
 
   name: str
@@ -36,6 +37,7 @@ class Operator:
   bounds: Bounds
   unit: str
   heavy: bool = False
+  weighted: bool = False
 
   @property
   def about(self) -> str:
@@ -65,7 +67,7 @@ OPERATORS: Mapping[str, Operator] = {
     Operator("nsfw", 1, heavy.nsfw, (None, 0.5), "probability", heavy=True),
     Operator("hands", 1, heavy.hands, (None, None), "share", heavy=True),
     Operator("people", 1, heavy.people, (None, None), "share", heavy=True),
-    Operator("aesthetic", "", heavy.aesthetic, (None, None), "mark", heavy=True),
+    Operator("aesthetic", "", heavy.aesthetic, (None, None), "mark", heavy=True, weighted=True),
   )
 }
 DEFAULT = tuple(name for name, operator in OPERATORS.items() if not operator.heavy)
@@ -82,7 +84,7 @@ def chosen(names: Iterable[str]) -> list[Operator]:
     name, _, weights = text.partition("=")
     if name not in OPERATORS:
       raise KairosError(f"unknown operator {name!r}: one of {', '.join(OPERATORS)}")
-    if weights and name != "aesthetic":
+    if weights and not OPERATORS[name].weighted:
       raise KairosError(f"operator {name} takes no weights: {text!r}")
     found[name] = _weighted(OPERATORS[name], weights) if weights else OPERATORS[name]
   return list(found.values())
@@ -96,7 +98,7 @@ def anywhere(names: Iterable[str]) -> tuple[str, ...]:
 
 def _weighted(operator: Operator, weights: str) -> Operator:
   """It with the weights of a file."""
-  path = Path(weights).absolute()
+  path = Path(weights)
   if not path.is_file():
     raise KairosError(f"operator {operator.name}: there is no file {weights}")
   make = functools.partial(operator.make, path)
@@ -106,8 +108,7 @@ def _weighted(operator: Operator, weights: str) -> Operator:
 @functools.lru_cache
 def _hash(path: Path, changed: int) -> str:
   """Of what a file holds; `changed` is when it did last."""
-  with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+  return files.sha256(path)[:12]
 
 
 def check(operators: Sequence[Operator]) -> None:
